@@ -1,0 +1,52 @@
+# Every library that Pinion stands on, by its Debian package. What is missing is listed at once, with the command to get it.
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+
+set(pinion_missing "")
+
+function(pinion_require target module package)
+	pkg_check_modules(${target} IMPORTED_TARGET ${module})
+	if(NOT ${target}_FOUND)
+		set(pinion_missing "${pinion_missing} ${package}" PARENT_SCOPE)
+	endif()
+endfunction()
+
+pinion_require(UV libuv libuv1-dev)
+pinion_require(JANSSON jansson libjansson-dev)
+pinion_require(UUID uuid uuid-dev)
+pinion_require(PROTOBUF_C libprotobuf-c libprotobuf-c-dev)
+pinion_require(LWS libwebsockets libwebsockets-dev)
+pinion_require(CJOSE cjose libcjose-dev)
+pinion_require(OPENSSL openssl libssl-dev)
+pinion_require(CYAML libcyaml libcyaml-dev)
+pinion_require(YAML yaml-0.1 libyaml-dev)
+pinion_require(CURL libcurl libcurl4-openssl-dev)
+pinion_require(SQLITE sqlite3 libsqlite3-dev)
+pinion_require(SECCOMP libseccomp libseccomp-dev)
+if(PINION_TESTS)
+	pinion_require(CMOCKA cmocka libcmocka-dev)
+endif()
+
+# Packages without a pkg-config file.
+find_path(NNG_INCLUDE nng/nng.h)
+find_library(NNG_LIBRARY nng)
+if(NOT NNG_INCLUDE OR NOT NNG_LIBRARY)
+	string(APPEND pinion_missing " libnng-dev")
+endif()
+find_path(UTHASH_INCLUDE uthash.h)
+if(NOT UTHASH_INCLUDE)
+	string(APPEND pinion_missing " uthash-dev")
+endif()
+find_program(PROTOC_C protoc-c)
+if(NOT PROTOC_C)
+	string(APPEND pinion_missing " protobuf-c-compiler")
+endif()
+
+if(pinion_missing)
+	message(FATAL_ERROR "missing Debian packages:${pinion_missing}\n"
+	                    "Run deploy/local/install, or: apt-get install${pinion_missing}")
+endif()
+
+add_library(pinion_nng INTERFACE)
+target_include_directories(pinion_nng INTERFACE ${NNG_INCLUDE})
+target_link_libraries(pinion_nng INTERFACE ${NNG_LIBRARY} Threads::Threads)
