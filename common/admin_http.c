@@ -97,7 +97,8 @@ static bool headers_write(struct lws *wsi, unsigned status, const char *type, si
 
 	if (lws_add_http_common_headers(wsi, status, type, n, &p, end) != 0)
 		return false;
-	if (!header_add(wsi, "cache-control:", "no-store", &p, end) || !header_add(wsi, "x-content-type-options:", "nosniff", &p, end))
+	if (!header_add(wsi, "cache-control:", "no-store", &p, end) ||
+	    !header_add(wsi, "x-content-type-options:", "nosniff", &p, end))
 		return false;
 	if (status == 405 && !header_add(wsi, "allow:", "GET, HEAD", &p, end))
 		return false;
@@ -162,7 +163,8 @@ static int handle_writeable(struct lws *wsi, struct exchange *exchange)
 		return 0;
 	if (!last)
 		n = WRITE_MAX;
-	if (lws_write(wsi, (uint8_t *)exchange->answer.p + LWS_PRE + exchange->sent, n, last ? LWS_WRITE_HTTP_FINAL : LWS_WRITE_HTTP) < 0)
+	if (lws_write(wsi, (uint8_t *)exchange->answer.p + LWS_PRE + exchange->sent, n,
+	              last ? LWS_WRITE_HTTP_FINAL : LWS_WRITE_HTTP) < 0)
 		return -1;
 	exchange->sent += n;
 	if (last)
@@ -316,7 +318,8 @@ static enum err context_open(struct admin_http *admin, struct err_info *info)
 	void *loops[] = {admin->loop->uv};
 	struct lws_context_creation_info context = {
 		.port = CONTEXT_PORT_NO_LISTEN_SERVER,
-		.options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_SKIP_SERVER_CANONICAL_NAME,
+		.options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |
+	                   LWS_SERVER_OPTION_SKIP_SERVER_CANONICAL_NAME,
 		.foreign_loops = loops,
 		.pcontext = &admin->context,
 		.max_http_header_data2 = 8192,

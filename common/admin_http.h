@@ -22,8 +22,8 @@ struct admin_path {
 
 /* Listens at "HOST:PORT" at once (port 0: any free one). The table and ctx outlive the server. ERR_CONFIG: no HOST:PORT;
  * ERR_IO: the address can't be had; *out is set even then, to be stopped and freed. */
-MUST_CHECK enum err admin_http_start(struct loop_uv *loop, const char *listen, const struct admin_path *paths, size_t n_paths, void *ctx,
-                                     struct admin_http **out, struct err_info *info);
+MUST_CHECK enum err admin_http_start(struct loop_uv *loop, const char *listen, const struct admin_path *paths, size_t n_paths,
+                                     void *ctx, struct admin_http **out, struct err_info *info);
 uint16_t admin_http_port(const struct admin_http *admin);
 
 /* No handler runs after this. Then run the uv loop until it returns, then admin_http_free, then uv_loop_close. NULL is fine in

@@ -65,7 +65,7 @@ static bool pair_matches(const struct link_tls_pem *pem)
 {
 	BIO *cert_bio = BIO_new_mem_buf(pem->cert, -1), *key_bio = BIO_new_mem_buf(pem->key, -1);
 	X509 *cert = cert_bio ? PEM_read_bio_X509(cert_bio, NULL, NULL, NULL) : NULL;
-	EVP_PKEY *key = key_bio ? PEM_read_bio_PrivateKey(key_bio, NULL, NULL, (void *)(uintptr_t)"") : NULL;
+	EVP_PKEY *key = key_bio ? PEM_read_bio_PrivateKey(key_bio, NULL, NULL, (void *)(uintptr_t) "") : NULL;
 	bool matches = cert && key && X509_check_private_key(cert, key) == 1;
 
 	EVP_PKEY_free(key);
@@ -91,7 +91,8 @@ enum err link_tls_load(struct link_tls_pem *pem, const struct link_tls *tls, str
 	if (!err)
 		err = pem_read(&pem->key, tls->key_file, info);
 	if (!err && !pair_matches(pem))
-		err = err_set(info, ERR_CONFIG, "%s and %s are no certificate and its key (without a passphrase)", tls->cert_file, tls->key_file);
+		err = err_set(info, ERR_CONFIG, "%s and %s are no certificate and its key (without a passphrase)", tls->cert_file,
+		              tls->key_file);
 	if (err)
 		link_tls_finish(pem);
 	return err;
@@ -168,7 +169,8 @@ static bool host_name(const char *url, char *name, size_t size)
 
 /* ---- endpoints ---- */
 
-static enum err listener_setup(nng_listener listener, const char *url, const struct link_tls_pem *pem, size_t max_bytes, struct err_info *info)
+static enum err listener_setup(nng_listener listener, const char *url, const struct link_tls_pem *pem, size_t max_bytes,
+                               struct err_info *info)
 {
 	nng_tls_config *config;
 	enum err err;
@@ -206,7 +208,8 @@ enum err link_listen(nng_socket socket, const char *url, const struct link_tls_p
 	return err;
 }
 
-static enum err dialer_setup(nng_dialer dialer, const char *url, const struct link_tls_pem *pem, size_t max_bytes, struct err_info *info)
+static enum err dialer_setup(nng_dialer dialer, const char *url, const struct link_tls_pem *pem, size_t max_bytes,
+                             struct err_info *info)
 {
 	char name[256];
 	nng_tls_config *config;

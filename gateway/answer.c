@@ -29,8 +29,8 @@ struct bytes *answer_welcome(struct buf *text, const struct core_config *config,
 	put_string(text, "{\"type\":\"welcome\",\"protocol\":\"pinion.v1\",\"connection_id\":", id_str(welcome->connection_id));
 	put_string(text, ",\"user_id\":", user_id_str(welcome->user_id));
 	put_string(text, ",\"worker_id\":", welcome->worker_id);
-	buf_printf(text, ",\"last_seq\":%" PRIu64 ",\"earliest_seq\":%" PRIu64 ",\"resumed\":%s,\"heartbeat_s\":%u", welcome->last_seq,
-	           welcome->earliest_seq, welcome->resumed ? "true" : "false", config->heartbeat_s);
+	buf_printf(text, ",\"last_seq\":%" PRIu64 ",\"earliest_seq\":%" PRIu64 ",\"resumed\":%s,\"heartbeat_s\":%u",
+	           welcome->last_seq, welcome->earliest_seq, welcome->resumed ? "true" : "false", config->heartbeat_s);
 	buf_printf(text,
 	           ",\"limits\":{\"message_bytes\":%u,\"messages_per_s\":%u,\"burst\":%u,\"connections\":%u,"
 	           "\"active_runs\":%u,\"queued_runs\":%u}}",
@@ -77,7 +77,8 @@ struct bytes *answer_pong(struct buf *text, struct str id, uint64_t wall_ms)
 	return ws_frame_text(buf_str(text));
 }
 
-struct bytes *answer_delta(struct buf *text, const struct id *run_id, const struct id *message_id, uint64_t offset, struct str piece)
+struct bytes *answer_delta(struct buf *text, const struct id *run_id, const struct id *message_id, uint64_t offset,
+                           struct str piece)
 {
 	buf_printf(text, "{\"type\":\"message_delta\",\"run_id\":\"%s\",\"message_id\":\"%s\",\"offset\":%" PRIu64, run_id->s,
 	           message_id->s, offset);

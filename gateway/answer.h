@@ -27,7 +27,8 @@ struct bytes *answer_ack(struct buf *text, struct str id, struct str fields);
 /* id empty: null. why empty: the default text. retry_after_ms 0: left out. */
 struct bytes *answer_error(struct buf *text, struct str id, enum err code, struct str why, uint32_t retry_after_ms);
 struct bytes *answer_pong(struct buf *text, struct str id, uint64_t wall_ms);
-struct bytes *answer_delta(struct buf *text, const struct id *run_id, const struct id *message_id, uint64_t offset, struct str piece);
+struct bytes *answer_delta(struct buf *text, const struct id *run_id, const struct id *message_id, uint64_t offset,
+                           struct str piece);
 
 /* RFC 3339, milliseconds, UTC. */
 const char *answer_timestamp(char out[TIMESTAMP_MAX], uint64_t wall_ms);

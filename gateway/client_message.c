@@ -143,7 +143,8 @@ static enum err parse_json(struct client_message *m, const struct field *f, cons
 
 static enum err parse_choice(struct client_message *m, const struct field *f, const json_t *value, struct err_info *info)
 {
-	static const char *const busy[] = {[ON_BUSY_ENQUEUE] = "enqueue", [ON_BUSY_REJECT] = "reject", [ON_BUSY_INTERRUPT] = "interrupt"};
+	static const char *const busy[] = {
+		[ON_BUSY_ENQUEUE] = "enqueue", [ON_BUSY_REJECT] = "reject", [ON_BUSY_INTERRUPT] = "interrupt"};
 	struct str s = json_str(value);
 
 	if (f->kind == FIELD_DECISION) {
@@ -218,9 +219,9 @@ static enum err check_names(const struct message_type *type, json_t *root, struc
 	const char *name;
 	json_t *value;
 
-	json_object_foreach (root, name, value)
-		if (!is_known_field(type, name))
-			return err_set(info, ERR_INVALID_MESSAGE, "%s has no field \"%.64s\"", type->name, name);
+	json_object_foreach(root, name, value) if (!is_known_field(type, name)) return err_set(info, ERR_INVALID_MESSAGE,
+	                                                                                       "%s has no field \"%.64s\"",
+	                                                                                       type->name, name);
 	return ERR_OK;
 }
 

@@ -42,7 +42,8 @@ struct client_message {
  * came (kind and id where they could be read), and the caller finishes it. ERR_INVALID_MESSAGE, ERR_UNKNOWN_TYPE,
  * ERR_FORBIDDEN (another user_id), ERR_TOO_LARGE (a field), ERR_NOT_FOUND (an id that can't be one of ours).
  */
-MUST_CHECK enum err client_message_parse(struct client_message *out, struct str in, const struct user_id *user, struct err_info *info);
+MUST_CHECK enum err client_message_parse(struct client_message *out, struct str in, const struct user_id *user,
+                                         struct err_info *info);
 void client_message_finish(struct client_message *message);
 
 #endif

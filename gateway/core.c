@@ -146,8 +146,8 @@ static json_t *peer_json(const struct worker_peer *peer)
 
 	return json_pack("{s:s%,s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I}", "id", id.n ? id.p : "", id.n, "url", peer->url, "state",
 	                 peer_state_name(peer->state), "ready", peer_is_routable(peer), "draining", peer->draining, "incarnation",
-	                 (json_int_t)peer->incarnation, "feeds", (json_int_t)peer->n_feeds, "last_batch", (json_int_t)peer->received,
-	                 "gaps", (json_int_t)peer->gaps, "repairs", (json_int_t)peer->repairs);
+	                 (json_int_t)peer->incarnation, "feeds", (json_int_t)peer->n_feeds, "last_batch",
+	                 (json_int_t)peer->received, "gaps", (json_int_t)peer->gaps, "repairs", (json_int_t)peer->repairs);
 }
 
 static json_t *pins_json(const struct core *core)
@@ -176,15 +176,17 @@ json_t *core_state(const struct core *core)
 	HASH_ITER (by_url, core->peers, peer, next)
 		json_array_append_new(workers, peer_json(peer));
 	for (size_t i = 0; i < SESSION_CLOSED; i++)
-		json_object_set_new(sessions, session_state_name((enum session_state)i), json_integer((json_int_t)core->n_sessions[i]));
-	return json_pack("{s:s,s:s,s:b,s:o,s:I,s:o,s:o}", "gateway_id", core->config->gateway_id, "incarnation", core->incarnation.s,
-	                 "draining", core->draining, "workers", workers, "users", (json_int_t)HASH_COUNT(core->feeds), "pins",
-	                 pins_json(core), "sessions", sessions);
+		json_object_set_new(sessions, session_state_name((enum session_state)i),
+		                    json_integer((json_int_t)core->n_sessions[i]));
+	return json_pack("{s:s,s:s,s:b,s:o,s:I,s:o,s:o}", "gateway_id", core->config->gateway_id, "incarnation",
+	                 core->incarnation.s, "draining", core->draining, "workers", workers, "users",
+	                 (json_int_t)HASH_COUNT(core->feeds), "pins", pins_json(core), "sessions", sessions);
 }
 
 /* ---- life ---- */
 
-struct core *core_create(struct loop *loop, const struct core_config *config, struct worker_transport *transport, struct verifier verifier)
+struct core *core_create(struct loop *loop, const struct core_config *config, struct worker_transport *transport,
+                         struct verifier verifier)
 {
 	struct core *core = calloc(1, sizeof(*core));
 

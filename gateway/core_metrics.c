@@ -16,10 +16,12 @@ struct core_metrics metrics = {
 	.reattaches = COUNTER("reattaches_total", "Times that a user's worker was lost and had to be found anew."),
 	.commands = COUNTER("commands_total", "Commands accepted from clients."),
 	.bad_messages = COUNTER("bad_worker_messages_total", "Messages of workers that were dropped as invalid."),
-	.latency = METRIC_INIT(METRIC_HISTOGRAM, "pinion_gateway_command_seconds", NULL, "From a client's command to its answer."),
+	.latency = METRIC_INIT(METRIC_HISTOGRAM, "pinion_gateway_command_seconds", NULL,
+                               "From a client's command to its answer."),
 };
 
-#define REFUSAL(code_) METRIC_INIT(METRIC_COUNTER, "pinion_gateway_refusals_total", "code=\"" code_ "\"", "Connections and messages refused.")
+#define REFUSAL(code_) \
+	METRIC_INIT(METRIC_COUNTER, "pinion_gateway_refusals_total", "code=\"" code_ "\"", "Connections and messages refused.")
 
 static struct metric refusals[ERR_COUNT_] = {
 #define X(symbol, name, text) [symbol] = REFUSAL(name),
@@ -35,8 +37,9 @@ void metrics_count_refusal(enum err code)
 
 void core_metrics_register(void)
 {
-	struct metric *all[] = {&metrics.sessions, &metrics.feeds,    &metrics.events,     &metrics.deltas,   &metrics.repairs,      &metrics.lagging,
-	                        &metrics.gaps,     &metrics.attaches, &metrics.reattaches, &metrics.commands, &metrics.bad_messages, &metrics.latency};
+	struct metric *all[] = {&metrics.sessions,   &metrics.feeds,    &metrics.events,       &metrics.deltas,
+	                        &metrics.repairs,    &metrics.lagging,  &metrics.gaps,         &metrics.attaches,
+	                        &metrics.reattaches, &metrics.commands, &metrics.bad_messages, &metrics.latency};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
 		metric_register(all[i]);

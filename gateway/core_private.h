@@ -18,7 +18,7 @@
 #include "gateway/session_private.h"
 #include "proto/messages.h"
 
-#define CONTAINER_OF(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+#define CONTAINER_OF(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 struct feed;
 struct worker_peer;
@@ -66,7 +66,8 @@ struct core {
 };
 
 struct core_metrics {
-	struct metric sessions, feeds, events, deltas, repairs, lagging, gaps, attaches, reattaches, commands, bad_messages, latency;
+	struct metric sessions, feeds, events, deltas, repairs, lagging, gaps, attaches, reattaches, commands, bad_messages,
+		latency;
 };
 extern struct core_metrics metrics;
 

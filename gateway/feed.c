@@ -80,8 +80,8 @@ void feed_wake_seekers(struct core *core)
 	struct feed *feed;
 	uint64_t n = 0;
 
-	DL_FOREACH2 (core->seekers, feed, seek_next)
-		timer_set(core->loop, &feed->timer, n++ / 64 % WAKE_SPREAD_MS);
+	DL_FOREACH2(core->seekers, feed, seek_next)
+	timer_set(core->loop, &feed->timer, n++ / 64 % WAKE_SPREAD_MS);
 }
 
 static void on_timer(struct timer *timer)
@@ -101,9 +101,9 @@ static void on_lost_timer(struct timer *timer)
 	struct feed *feed = CONTAINER_OF(timer, struct feed, lost_timer);
 	struct session *session, *next;
 
-	DL_FOREACH_SAFE2 (feed->sessions, session, next, feed_next)
-		if (session_is_welcomed(session))
-			session_close(session, CLOSE_TRY_LATER, "unavailable");
+	DL_FOREACH_SAFE2(feed->sessions, session, next, feed_next)
+	if (session_is_welcomed(session))
+		session_close(session, CLOSE_TRY_LATER, "unavailable");
 }
 
 /* ---- attaching ---- */
@@ -116,7 +116,8 @@ static void feed_unbind(struct feed *feed)
 	call_abandon(&feed->call);
 	lane_leave(&feed->attach_ticket);
 	feed_recall_repair(feed);
-	DL_FOREACH2 (feed->sessions, session, feed_next) {
+	DL_FOREACH2(feed->sessions, session, feed_next)
+	{
 		stream_recall(session);
 		command_recall(session);
 	}
@@ -163,7 +164,8 @@ static void feed_suspect_owner(struct feed *feed, const struct reply *reply)
 
 static void feed_follow(struct feed *feed, const struct reply *reply)
 {
-	struct worker_peer *owner = router_find(feed->core, reply->moved.worker_id, reply->moved.worker_url, reply->moved.incarnation);
+	struct worker_peer *owner = router_find(feed->core, reply->moved.worker_id, reply->moved.worker_url,
+	                                        reply->moved.incarnation);
 	struct worker_peer *asked = feed->peer;
 
 	feed_refused(feed);
@@ -192,7 +194,8 @@ static void feed_become_attached(struct feed *feed, const struct reply *reply)
 	timer_cancel(feed->core->loop, &feed->lost_timer);
 	metric_add(&metrics.attaches, 1);
 	feed_on_attached(feed, reply->attached.last_seq, reply->attached.earliest_seq);
-	DL_FOREACH_SAFE2 (feed->sessions, session, next, feed_next) {
+	DL_FOREACH_SAFE2(feed->sessions, session, next, feed_next)
+	{
 		stream_welcome(session);
 		stream_pump(session);
 		command_next(session);
@@ -325,8 +328,7 @@ static void on_detach(void *owner, enum err err, const struct reply *reply)
 /* The feed lives until the worker has answered: a connection that comes meanwhile attaches after it, never before. */
 static void feed_detach(struct feed *feed)
 {
-	struct request request = {.kind = REQUEST_DETACH,
-	                          .detach = {.user_id = user_id_str(&feed->user), .epoch = feed->epoch}};
+	struct request request = {.kind = REQUEST_DETACH, .detach = {.user_id = user_id_str(&feed->user), .epoch = feed->epoch}};
 
 	feed_recall_repair(feed);
 	feed_stop_waiting(feed);

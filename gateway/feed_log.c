@@ -3,7 +3,8 @@
  *
  * Events are applied exactly next. Text is applied by offset: what overlaps is cut, what leaves a hole raises `want`.
  * Whatever is missing is asked of the log in one request at a time, which also lists the messages that are open; one that
- * we knew when we asked and that is not listed is gone. Text that belongs behind an event that we lack waits (`shown`).
+ * we knew when we asked and that is not listed has ended: if any of it was shown, its event is on the way. Text that
+ * belongs behind an event that we lack waits (`shown`).
  */
 #include "gateway/feed.h"
 
@@ -145,8 +146,8 @@ static void feed_show(struct feed *feed, struct open_message *m)
 	while (m->shown < m->text.n && m->after_seq <= feed->last) {
 		struct str piece = utf8_prefix(str_of(m->text.p + m->shown, m->text.n - m->shown), DELTA_PIECE_MAX);
 		struct bytes *frame = answer_delta(core_text(feed->core), &m->run_id, &m->message_id, m->shown, piece);
-		DL_FOREACH_SAFE2 (feed->sessions, session, next, feed_next)
-			stream_piece(session, frame);
+		DL_FOREACH_SAFE2(feed->sessions, session, next, feed_next)
+		stream_piece(session, frame);
 		bytes_unref(frame);
 		m->shown += piece.n;
 	}
@@ -197,9 +198,9 @@ static void feed_skip_to(struct feed *feed, uint64_t last)
 {
 	struct session *session, *next;
 
-	DL_FOREACH_SAFE2 (feed->sessions, session, next, feed_next)
-		if (session_is_welcomed(session) && session->cursor < last)
-			session_close(session, CLOSE_TRY_LATER, "behind_retention");
+	DL_FOREACH_SAFE2(feed->sessions, session, next, feed_next)
+	if (session_is_welcomed(session) && session->cursor < last)
+		session_close(session, CLOSE_TRY_LATER, "behind_retention");
 	while (feed->open)
 		open_drop(feed, feed->open);
 	feed->last = last;
@@ -221,6 +222,13 @@ static bool page_lists_open(const struct feed *feed, const struct reply *reply)
 	return !reply->page.more && feed->last >= reply->page.last_seq;
 }
 
+/* Nothing more of its text is to come but by the event that ends it. */
+static void open_settle(struct open_message *m)
+{
+	m->want = m->text.n;
+	m->confirmed = true;
+}
+
 static void feed_take_page_open(struct feed *feed, const struct reply *reply)
 {
 	struct open_message *m, *next;
@@ -236,8 +244,10 @@ static void feed_take_page_open(struct feed *feed, const struct reply *reply)
 	if (!page_lists_open(feed, reply))
 		return;
 	DL_FOREACH_SAFE (feed->open, m, next) {
-		if (m->asked && !m->listed)
+		if (m->asked && !m->listed && !m->shown)
 			open_drop(feed, m);
+		else if (m->asked && !m->listed)
+			open_settle(m); /* its end is being committed: the event that closes it needs to know what was shown */
 		else if (m->asked && m->want == m->want_asked && m->confirmed)
 			m->want = m->text.n;
 	}
@@ -298,7 +308,8 @@ static void on_repair(void *owner, enum err err, const struct reply *reply)
 		return;
 	}
 	feed_on_page(feed, reply);
-	DL_FOREACH_SAFE2 (feed->sessions, session, next, feed_next) {
+	DL_FOREACH_SAFE2(feed->sessions, session, next, feed_next)
+	{
 		stream_welcome(session);
 		stream_pump(session);
 	}
@@ -340,14 +351,14 @@ static void feed_apply(struct feed *feed, struct feed_event *event)
 	struct session *session, *next;
 	struct open_message *m;
 
-	DL_FOREACH_SAFE2 (feed->sessions, session, next, feed_next)
-		stream_event(session, event);
+	DL_FOREACH_SAFE2(feed->sessions, session, next, feed_next)
+	stream_event(session, event);
 	feed->last = event->seq;
 	feed_close_messages(feed, event);
 	DL_FOREACH (feed->open, m)
 		feed_show(feed, m);
-	DL_FOREACH_SAFE2 (feed->sessions, session, next, feed_next)
-		stream_pump(session);
+	DL_FOREACH_SAFE2(feed->sessions, session, next, feed_next)
+	stream_pump(session);
 }
 
 void feed_on_event(struct feed *feed, const struct event *event)
@@ -448,8 +459,8 @@ void feed_on_attached(struct feed *feed, uint64_t last, uint64_t earliest)
 		feed->known = true;
 		feed->last = feed->want = feed->closed_floor = last;
 		feed->repairs_done = ++feed->repairs_asked; /* as good as an answer of the log */
-		DL_FOREACH2 (feed->sessions, session, feed_next)
-			session->sync_serial = feed->repairs_done;
+		DL_FOREACH2(feed->sessions, session, feed_next)
+		session->sync_serial = feed->repairs_done;
 	} else if (feed->earliest > feed->last + 1) {
 		feed_skip_to(feed, feed->earliest - 1);
 	}

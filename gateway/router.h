@@ -8,7 +8,7 @@
 #include "gateway/worker_peer.h"
 
 struct route {
-	uint32_t first;  /* serial of the peer to ask first; 0: none */
+	uint32_t first; /* serial of the peer to ask first; 0: none */
 	bool tried_first;
 	bool started;
 	uint64_t weight; /* of the last choice by rendezvous */

@@ -5,7 +5,6 @@
 #include "gateway/session.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include "common/json.h"
@@ -263,7 +262,8 @@ static bool address_is_full(struct core *core, const char *peer)
 	return address && address->unauthenticated >= core->config->unauthenticated_per_address;
 }
 
-enum err session_admit(struct core *core, const struct identity *identity, const char *peer, unsigned *retry_after_s, struct err_info *info)
+enum err session_admit(struct core *core, const struct identity *identity, const char *peer, unsigned *retry_after_s,
+                       struct err_info *info)
 {
 	enum err err = ERR_OK;
 
@@ -289,7 +289,8 @@ static void on_deadline(struct timer *timer)
 	struct session *session = CONTAINER_OF(timer, struct session, deadline_timer);
 
 	if (session->state == SESSION_WAIT_AUTH) {
-		session_refuse(session, (struct str){0}, ERR_TOKEN_MISSING, "no auth message came in time", CLOSE_UNAUTHENTICATED);
+		session_refuse(session, (struct str){0}, ERR_TOKEN_MISSING, "no auth message came in time",
+		               CLOSE_UNAUTHENTICATED);
 	} else if (session->state == SESSION_ATTACHING) {
 		session_refuse(session, str_c(session->auth_id), ERR_UNAVAILABLE, NULL, CLOSE_TRY_LATER);
 	}
@@ -429,7 +430,7 @@ static void session_refresh(struct session *session, const struct client_message
 {
 	struct identity identity = {0};
 	struct err_info info = {0};
-	char fields[64];
+	char fields[64], ts[TIMESTAMP_MAX];
 	enum err err = session_verify(session, m->token, &identity, &info);
 
 	if (!err && !user_id_eq(&identity.user, &session->feed->user))
@@ -440,7 +441,7 @@ static void session_refresh(struct session *session, const struct client_message
 		session_answer_error(session, m->id, err, info.text, 0);
 	} else {
 		session_set_expiry(session, &identity);
-		snprintf(fields, sizeof(fields), "{\"expires_at\":%" PRIu64 "}", session->expires_s);
+		snprintf(fields, sizeof(fields), "{\"expires_at\":\"%s\"}", answer_timestamp(ts, session->expires_s * 1000));
 		session_queue(session, answer_ack(core_text(session->core), m->id, str_c(fields)));
 	}
 }

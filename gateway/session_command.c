@@ -172,7 +172,8 @@ void command_accept(struct session *session, struct client_message *message)
 
 	metric_add(&metrics.commands, 1);
 	if (session->n_commands > COMMANDS_MAX || (session->commands && session->command_bytes + size > COMMAND_BYTES_MAX)) {
-		session_answer_error(session, message->id, ERR_OVERLOADED, "too many messages wait for their answer", RETRY_AFTER_MS);
+		session_answer_error(session, message->id, ERR_OVERLOADED, "too many messages wait for their answer",
+		                     RETRY_AFTER_MS);
 		return;
 	}
 	struct waiting_command *command = calloc(1, sizeof(*command));

@@ -89,7 +89,7 @@ struct session {
 /* ---- session.c ---- */
 
 void session_queue(struct session *session, struct bytes *frame); /* takes the reference */
-void session_wake(struct session *session); /* wants to write */
+void session_wake(struct session *session);                       /* wants to write */
 void session_answer_error(struct session *session, struct str id, enum err code, const char *text, uint32_t retry_after_ms);
 void session_close(struct session *session, enum close_code code, const char *reason); /* idempotent */
 void session_move(struct session *session, enum session_state to);
@@ -106,7 +106,7 @@ static inline bool session_is_welcomed(const struct session *session)
 
 void command_init(struct session *session);
 void command_accept(struct session *session, struct client_message *message); /* takes the message's memory */
-void command_next(struct session *session);  /* sends the head where it can be sent now */
+void command_next(struct session *session);                                   /* sends the head where it can be sent now */
 void command_recall(struct session *session); /* the feed is being attached anew: the head waits */
 void command_drop_all(struct session *session);
 

@@ -273,7 +273,8 @@ static bool stream_open_text(struct session *session)
 				seen = seen_add(session, m, 0);
 			struct str left = str_of(m->text.p + seen->offset, m->shown - seen->offset);
 			struct str piece = utf8_prefix(left, DELTA_PIECE_MAX);
-			struct bytes *frame = answer_delta(core_text(session->core), &m->run_id, &m->message_id, seen->offset, piece);
+			struct bytes *frame = answer_delta(core_text(session->core), &m->run_id, &m->message_id, seen->offset,
+			                                   piece);
 			if (!session_has_room(session, frame->n)) {
 				bytes_unref(frame);
 				return false;

@@ -46,9 +46,9 @@ struct flight {
 	struct call *call; /* NULL: was answered, or idle */
 	nng_ctx ctx;
 	nng_aio *aio;
-	bool sent;          /* NNG's: the operation under way is the receive */
-	int result;         /* in the letter */
-	nng_msg *message;   /* in the letter: the reply */
+	bool sent;        /* NNG's: the operation under way is the receive */
+	int result;       /* in the letter */
+	nng_msg *message; /* in the letter: the reply */
 	atomic_bool cancelled;
 };
 
@@ -72,7 +72,7 @@ struct worker_link {
 	void *ctx;
 	nng_socket socket;
 	bool up, closing;
-	uint32_t pipe, lost_pipe; /* ids; a pipe's end can be told before its beginning */
+	uint32_t pipe, lost_pipe;                /* ids; a pipe's end can be told before its beginning */
 	struct call *waiting, *flying, *refused; /* for a flight; in one; for their timer only */
 	struct flight *busy, *idle;
 	size_t n_waiting, n_flights, n_idle;
@@ -453,7 +453,7 @@ static void on_last_letter(struct letter *letter)
 		while (*lists[i])
 			call_finish(*lists[i], ERR_CANCELLED, (struct str){0});
 	}
-	DL_FOREACH_SAFE(link->idle, flight, next) {
+	DL_FOREACH_SAFE (link->idle, flight, next) {
 		flight_free(flight);
 	}
 	free(link);
@@ -463,7 +463,7 @@ static void calls_stop_timers(struct worker_link *link, struct call *list)
 {
 	struct call *call;
 
-	DL_FOREACH(list, call) {
+	DL_FOREACH (list, call) {
 		timer_cancel(loop_of(link), &call->timer);
 	}
 }
@@ -481,7 +481,7 @@ static void link_close(struct worker_link *link)
 	calls_stop_timers(link, link->flying);
 	calls_stop_timers(link, link->refused);
 	nng_close(link->socket);
-	DL_FOREACH(link->busy, flight) {
+	DL_FOREACH (link->busy, flight) {
 		nng_aio_stop(flight->aio); /* its letter is posted when this returns */
 	}
 	link->last.deliver = on_last_letter;
@@ -579,7 +579,7 @@ static void transport_destroy(struct worker_transport *base)
 	struct worker_link *link, *next;
 
 	transport->closing = true;
-	DL_FOREACH_SAFE(transport->links, link, next) {
+	DL_FOREACH_SAFE (transport->links, link, next) {
 		link_close(link);
 	}
 	nng_close(transport->sub);
@@ -598,8 +598,8 @@ static const struct worker_transport_ops nng_ops = {
 	.destroy = transport_destroy,
 };
 
-enum err worker_transport_nng_create(struct loop_uv *loop, const char *events_url, const struct link_tls *tls, struct worker_transport **out,
-                                     struct err_info *info)
+enum err worker_transport_nng_create(struct loop_uv *loop, const char *events_url, const struct link_tls *tls,
+                                     struct worker_transport **out, struct err_info *info)
 {
 	struct nng_transport *transport = calloc(1, sizeof(*transport));
 	enum err err;

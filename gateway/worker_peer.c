@@ -216,7 +216,8 @@ static void on_down(void *ctx)
 
 /* ---- requests ---- */
 
-struct call *peer_call(struct worker_peer *peer, struct request *request, uint64_t number, uint32_t timeout_ms, call_fn *done, void *owner)
+struct call *peer_call(struct worker_peer *peer, struct request *request, uint64_t number, uint32_t timeout_ms, call_fn *done,
+                       void *owner)
 {
 	struct core *core = peer->core;
 	struct call *call = NULL;
@@ -269,7 +270,8 @@ static enum err peer_read_reply(struct worker_peer *peer, const struct call *cal
 	}
 	if (reply->code == ERR_DISCONNECTED)
 		return ERR_DISCONNECTED; /* it has not heard our hello */
-	if (call->kind != REQUEST_HELLO && (!str_eq(reply->worker_id, peer_id(peer)) || reply->worker_incarnation != peer->incarnation))
+	if (call->kind != REQUEST_HELLO &&
+	    (!str_eq(reply->worker_id, peer_id(peer)) || reply->worker_incarnation != peer->incarnation))
 		return ERR_DISCONNECTED; /* another incarnation than the one that we agreed with */
 	return ERR_OK;
 }
@@ -368,8 +370,8 @@ static void peer_on_gap(struct worker_peer *peer, uint64_t number)
 	peer->gaps++;
 	metric_add(&metrics.gaps, 1);
 	log_warn("worker", "publications_lost", "url", peer->url, "have", LOG_U64(peer->received), "got", LOG_U64(number), NULL);
-	DL_FOREACH2 (peer->feeds, feed, peer_next)
-		feed_doubt(feed);
+	DL_FOREACH2(peer->feeds, feed, peer_next)
+	feed_doubt(feed);
 }
 
 static void peer_count(struct worker_peer *peer, const struct batch *batch)

@@ -101,7 +101,8 @@ const char *peer_state_name(enum peer_state state);
  * Sends a request; its ids and number are filled in. number 0: a fresh one; else that of an earlier request that is sent
  * again, so that the worker can tell the duplicate. NULL where the request breaks a bound of the codec: nothing is sent.
  */
-struct call *peer_call(struct worker_peer *peer, struct request *request, uint64_t number, uint32_t timeout_ms, call_fn *done, void *owner);
+struct call *peer_call(struct worker_peer *peer, struct request *request, uint64_t number, uint32_t timeout_ms, call_fn *done,
+                       void *owner);
 void call_abandon(struct call **call); /* NULL inside is fine; sets it to NULL */
 
 void peer_on_batch(struct worker_peer *peer, const struct batch *batch);

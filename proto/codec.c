@@ -73,7 +73,8 @@ enum err codec_version(uint32_t version, struct err_info *info)
 {
 	if (version == LINK_VERSION)
 		return ERR_OK;
-	return err_set(info, ERR_VERSION, "the peer speaks version %u of the link protocol, we speak version %d", version, LINK_VERSION);
+	return err_set(info, ERR_VERSION, "the peer speaks version %u of the link protocol, we speak version %d", version,
+	               LINK_VERSION);
 }
 
 void *codec_array(struct arena *arena, size_t n, size_t size, struct err_info *info)

@@ -21,13 +21,13 @@ enum {
 	EVENT_BODY_MAX = 1 << 20,      /* protocol.md: an event is at most 1 MiB */
 	DELTA_TEXT_MAX = 64 << 10,
 	COMMAND_INPUT_MAX = 1 << 20,
-	RUN_MESSAGE_MAX = 2 << 20,     /* bytes of one message on a run's socket */
+	RUN_MESSAGE_MAX = 2 << 20, /* bytes of one message on a run's socket */
 	HOST_MESSAGE_MAX = 4096,
 	BATCH_ITEMS_MAX = 16384,
 	PAGE_OPEN_MAX = 256,
 	URL_MAX = 1024,
-	NAME_MAX_BYTES = 128,          /* ids of gateways and workers, agent and tool names */
-	TEXT_MAX = 1024,               /* error texts */
+	NAME_MAX_BYTES = 128, /* ids of gateways and workers, agent and tool names */
+	TEXT_MAX = 1024,      /* error texts */
 };
 
 /* Encoders append to out. A message that breaks a bound: ERR_TOO_LARGE, nothing appended. `version` is filled in. */

@@ -32,7 +32,7 @@ struct check {
 
 void check_fail(struct check *check, enum err err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 void check_size(struct check *check, const char *field, struct str s, size_t max);
-void check_text(struct check *check, const char *field, struct str s, size_t max); /* UTF-8 */
+void check_text(struct check *check, const char *field, struct str s, size_t max);    /* UTF-8 */
 void check_name(struct check *check, const char *field, struct str s, bool optional); /* UTF-8, no NUL, NAME_MAX_BYTES */
 void check_id(struct check *check, const char *field, struct str s, bool optional);   /* one that we issued */
 void check_user(struct check *check, const char *field, struct str s);
@@ -45,8 +45,8 @@ MUST_CHECK enum err codec_pack(const ProtobufCMessage *message, size_t max, stru
 
 /* Everything that is unpacked lies in the arena. ERR_PROTOCOL, or ERR_CAPACITY where the arena's limit or the multiple of
  * the message's size that an honest one can need is passed. */
-MUST_CHECK enum err codec_unpack(const ProtobufCMessageDescriptor *type, struct str in, size_t max, struct arena *arena, const void **out,
-                                 struct err_info *info);
+MUST_CHECK enum err codec_unpack(const ProtobufCMessageDescriptor *type, struct str in, size_t max, struct arena *arena,
+                                 const void **out, struct err_info *info);
 
 /* ERR_VERSION with text naming both versions, or ERR_OK. */
 MUST_CHECK enum err codec_version(uint32_t version, struct err_info *info);

@@ -49,11 +49,11 @@ struct command {
 	enum command_kind kind;
 	/* the fields that the kind has; the rest stay zero */
 	struct str run_id, thread_id;
-	struct str input;           /* run.start: JSON text, a string or an object */
-	struct str agent;           /* run.start; empty: the default agent */
-	struct str idempotency_key; /* run.start */
-	struct str metadata;        /* run.start: JSON object text, or empty */
-	enum on_busy on_busy;       /* run.start */
+	struct str input;                /* run.start: JSON text, a string or an object */
+	struct str agent;                /* run.start; empty: the default agent */
+	struct str idempotency_key;      /* run.start */
+	struct str metadata;             /* run.start: JSON object text, or empty */
+	enum on_busy on_busy;            /* run.start */
 	uint32_t max_active, max_queued; /* run.start: the user's limits as this gateway is configured */
 	struct str tool_call_id, note;   /* tool.decide */
 	bool allow;                      /* tool.decide */

@@ -35,7 +35,8 @@ void append_free(struct append *append)
 	free(append);
 }
 
-struct append_event *append_event(struct append *append, const char *type, const struct id *run, const struct id *thread, uint64_t ts_ms)
+struct append_event *append_event(struct append *append, const char *type, const struct id *run, const struct id *thread,
+                                  uint64_t ts_ms)
 {
 	if (append->n_events == APPEND_EVENTS_MAX)
 		abort();
@@ -60,7 +61,8 @@ static bool fits(const struct append_effects *a, const struct append *append, si
 		return true;
 	if (a->thread_deleted.n || b->thread_deleted.n)
 		return false;
-	return !(a->journal_drop_run.n && b->journal_drop_run.n) && !(a->key.key.n && b->key.key.n) && !(a->note.op && b->note.op);
+	return !(a->journal_drop_run.n && b->journal_drop_run.n) && !(a->key.key.n && b->key.key.n) &&
+	       !(a->note.op && b->note.op);
 }
 
 static void merge_single_valued(struct append_effects *into, const struct append_effects *from)
@@ -89,8 +91,7 @@ static struct append *take_batch(struct append_queue *queue)
 	struct append *batch = NULL, *append, *after;
 	struct append_effects merged = {0};
 	size_t n = 0, bytes = 0;
-	DL_FOREACH_SAFE(queue->waiting, append, after)
-	{
+	DL_FOREACH_SAFE (queue->waiting, append, after) {
 		if (n == APPEND_BATCH_MAX || (n > 0 && bytes + text_bytes(append) > BATCH_BYTES) || !fits(&merged, append, n))
 			break;
 		merge_single_valued(&merged, &append->effects);
@@ -136,8 +137,7 @@ static struct totals count(const struct append *batch)
 {
 	struct totals n = {0};
 	const struct append *append;
-	DL_FOREACH(batch, append)
-	{
+	DL_FOREACH (batch, append) {
 		n.events += append->n_events;
 		n.threads += append->thread.thread_id.n > 0;
 		n.runs += append->n_runs;
@@ -177,8 +177,7 @@ static void fill(struct store_op *op, struct append *batch, uint64_t first_seq)
 	struct append_effects *effects = &op->append.effects;
 	struct append *append;
 
-	DL_FOREACH(batch, append)
-	{
+	DL_FOREACH (batch, append) {
 		number(append, first_seq + n.events);
 		merge_single_valued(effects, &append->effects);
 		for (size_t i = 0; i < append->n_events; i++) {
@@ -193,7 +192,7 @@ static void fill(struct store_op *op, struct append *batch, uint64_t first_seq)
 		for (size_t i = 0; i < append->n_messages; i++)
 			messages[n.messages++] = append->messages[i];
 	}
-	DL_FOREACH(batch, append)
+	DL_FOREACH (batch, append)
 		n.journal = put_journal(append, journal, n.journal, effects->journal_drop_run);
 	op->append.first_seq = first_seq;
 	op->append.events = events;
@@ -217,8 +216,7 @@ static void drop_batch(void *ctx)
 {
 	struct batch_of_appends *batch = ctx;
 	struct append *append, *after;
-	DL_FOREACH_SAFE(batch->appends, append, after)
-	{
+	DL_FOREACH_SAFE (batch->appends, append, after) {
 		DL_DELETE(batch->appends, append);
 		append_free(append);
 	}
@@ -257,10 +255,9 @@ static void on_committed(struct user *user, struct append *batch)
 	user->log.backoff_ms = 0;
 	core_count(METRIC_APPENDS, 1);
 	core_observe(METRIC_COMMIT_SECONDS, (double)(loop_now(user->core->loop) - user->log.submitted_ms) / 1000);
-	DL_FOREACH(batch, append)
+	DL_FOREACH (batch, append)
 		publish(user, append);
-	DL_FOREACH_SAFE(batch, append, after)
-	{
+	DL_FOREACH_SAFE (batch, append, after) {
 		DL_DELETE(batch, append);
 		finish_one(append, user->state == USER_LOST ? ERR_FENCED : ERR_OK);
 	}
@@ -269,8 +266,7 @@ static void on_committed(struct user *user, struct append *batch)
 static void on_lost(struct append *batch)
 {
 	struct append *append, *after;
-	DL_FOREACH_SAFE(batch, append, after)
-	{
+	DL_FOREACH_SAFE (batch, append, after) {
 		DL_DELETE(batch, append);
 		finish_one(append, ERR_FENCED);
 	}
@@ -283,8 +279,7 @@ static void on_unavailable(struct user *user, struct append *batch, const struct
 	struct append *append, *after, *again = NULL;
 	core_count(METRIC_APPEND_FAILURES, 1);
 	log_warn("user", "append_failed", "user", user->id.s, "error", err_name(op->err), "detail", op->info.text, NULL);
-	DL_FOREACH_SAFE(batch, append, after)
-	{
+	DL_FOREACH_SAFE (batch, append, after) {
 		DL_DELETE(batch, append);
 		if (append->retry) {
 			DL_APPEND(again, append);
@@ -380,8 +375,7 @@ void append_queue_finish(struct user *user)
 {
 	struct append *append, *after;
 	timer_cancel(user->core->loop, &user->log.retry);
-	DL_FOREACH_SAFE(user->log.waiting, append, after)
-	{
+	DL_FOREACH_SAFE (user->log.waiting, append, after) {
 		DL_DELETE(user->log.waiting, append);
 		append_free(append);
 	}

@@ -28,7 +28,7 @@ struct append {
 	struct thread_row thread; /* put where thread_id is set */
 	struct run_row *runs;     /* put; the arena's */
 	size_t n_runs;
-	bool numbers_run;         /* runs[0].accepted_seq and the key's seq become the number of event run_event */
+	bool numbers_run; /* runs[0].accepted_seq and the key's seq become the number of event run_event */
 	size_t run_event;
 	struct message_row messages[APPEND_MESSAGES_MAX];
 	size_t message_events[APPEND_MESSAGES_MAX]; /* index of the event that gives each its number */
@@ -57,7 +57,8 @@ struct append *append_create(void (*done)(struct append *append, enum err err), 
 void append_free(struct append *append); /* one that was not submitted */
 
 /* Begins the next event; the caller prints its own fields and ends it. */
-struct append_event *append_event(struct append *append, const char *type, const struct id *run, const struct id *thread, uint64_t ts_ms);
+struct append_event *append_event(struct append *append, const char *type, const struct id *run, const struct id *thread,
+                                  uint64_t ts_ms);
 /* The number of event i, once done was called with ERR_OK. */
 static inline uint64_t append_seq(const struct append *append, size_t i)
 {

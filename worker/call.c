@@ -101,7 +101,7 @@ void call_answer(struct call *call, struct reply *reply)
 		transport->ops->reply(transport, call->tokens[i], buf_str(&out));
 	/* What left the outcome open, or will be otherwise once the gateway has attached anew, is not the answer for ever. */
 	bool keep = changes_something(&call->request) && reply->code != ERR_FENCED && reply->code != ERR_DISCONNECTED &&
-		    reply->code != ERR_UNAVAILABLE;
+	            reply->code != ERR_UNAVAILABLE;
 	if (call->peer)
 		peer_remember_reply(call->peer, call, buf_str(&out), keep);
 	buf_finish(&out);

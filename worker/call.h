@@ -22,7 +22,7 @@ struct call {
 	/* a command of a user's (command.h); listed with the user while under way */
 	struct user *user;
 	struct call *user_prev, *user_next;
-	struct call *followers;   /* run.start: they repeat our idempotency key and are answered with us (by follow_next) */
+	struct call *followers; /* run.start: they repeat our idempotency key and are answered with us (by follow_next) */
 	struct call *follow_next;
 	bool is_follower;
 	bool waits; /* for an earlier command on the same thread */

@@ -86,8 +86,8 @@ void command_fail_waiting(struct user *user)
 {
 	struct call *call, *after;
 	DL_FOREACH_SAFE2(user->calls, call, after, user_next)
-		if (call->waits)
-			call_fail(call, ERR_FENCED, NULL);
+	if (call->waits)
+		call_fail(call, ERR_FENCED, NULL);
 }
 
 /* ---- cancel, decide ---- */

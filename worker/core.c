@@ -36,7 +36,8 @@ static void on_op_done(struct store_op *op)
 	core_sweep_soon(core);
 }
 
-struct pending_op *op_create(struct core *core, enum store_op_kind kind, struct user *user, void (*done)(struct pending_op *pending), void *ctx)
+struct pending_op *op_create(struct core *core, enum store_op_kind kind, struct user *user,
+                             void (*done)(struct pending_op *pending), void *ctx)
 {
 	struct pending_op *pending = must_alloc(sizeof(*pending));
 	pending->core = core;
@@ -155,13 +156,12 @@ static void on_drain_over(struct timer *timer)
 	struct user *user, *after;
 	log_warn("worker", "drain_deadline", "users", LOG_U64(HASH_COUNT(core->users)), NULL);
 	if (core->cut) { /* the store doesn't answer */
-		HASH_ITER(hh, core->users, user, after)
+		HASH_ITER (hh, core->users, user, after)
 			user_lose(user, "draining is over");
 		return;
 	}
 	core->cut = true;
-	HASH_ITER(hh, core->users, user, after)
-	{
+	HASH_ITER (hh, core->users, user, after) {
 		run_lose_all(user);
 		user_touch(user);
 	}
@@ -177,7 +177,7 @@ void core_drain(struct core *core, uint32_t deadline_ms, void (*done)(void *ctx)
 	core->drained = done;
 	core->drained_ctx = ctx;
 	log_info("worker", "draining", "users", LOG_U64(HASH_COUNT(core->users)), NULL);
-	HASH_ITER(hh, core->users, user, after)
+	HASH_ITER (hh, core->users, user, after)
 		user_touch(user);
 	timer_set(core->loop, &core->drain, deadline_ms);
 	core_sweep_soon(core);
@@ -212,19 +212,19 @@ static json_t *user_state(const struct user *user)
 {
 	json_t *runs = json_array();
 	const struct run *run;
-	DL_FOREACH(user->runs, run)
+	DL_FOREACH (user->runs, run)
 		json_array_append_new(runs, json_pack("{s:s, s:s, s:s}", "run_id", run->id.s, "agent", run->agent_name, "state",
-						      run_life_name(run->life)));
+		                                      run_life_name(run->life)));
 	return json_pack("{s:s, s:s, s:I, s:I, s:o}", "user_id", user->id.s, "state", user_state_name(user->state), "epoch",
-			 (json_int_t)user->epoch, "last_seq", (json_int_t)user->last_seq, "runs", runs);
+	                 (json_int_t)user->epoch, "last_seq", (json_int_t)user->last_seq, "runs", runs);
 }
 
 static json_t *peer_state(const struct gateway_peer *peer)
 {
-	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}", "gateway_id", peer->gateway_id, "incarnation", peer->incarnation, "alive",
-			 peer->pub != NULL, "last_batch", (json_int_t)peer->number, "acknowledged", (json_int_t)peer->acked,
-			 "unacknowledged_bytes", (json_int_t)peer->unacked_bytes, "users", (json_int_t)peer->n_attachments, "stalls",
-			 (json_int_t)peer->stalls);
+	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I}", "gateway_id", peer->gateway_id, "incarnation",
+	                 peer->incarnation, "alive", peer->pub != NULL, "last_batch", (json_int_t)peer->number, "acknowledged",
+	                 (json_int_t)peer->acked, "unacknowledged_bytes", (json_int_t)peer->unacked_bytes, "users",
+	                 (json_int_t)peer->n_attachments, "stalls", (json_int_t)peer->stalls);
 }
 
 json_t *core_state(const struct core *core)
@@ -234,18 +234,18 @@ json_t *core_state(const struct core *core)
 	json_t *users = json_array(), *gateways = json_array();
 	struct user *user, *after_user;
 	struct gateway_peer *peer, *after_peer;
-	HASH_ITER(hh, core->users, user, after_user)
-	{
+	HASH_ITER (hh, core->users, user, after_user) {
 		if (json_array_size(users) == STATE_USERS_MAX)
 			break;
 		json_array_append_new(users, user_state(user));
 	}
-	HASH_ITER(hh, core->peers, peer, after_peer)
+	HASH_ITER (hh, core->peers, peer, after_peer)
 		json_array_append_new(gateways, peer_state(peer));
-	return json_pack("{s:s, s:s, s:I, s:b, s:b, s:I, s:o, s:I, s:o, s:o, s:s}", "worker_id", core->worker_id, "url", core->url, "incarnation",
-			 (json_int_t)core->incarnation, "lease_holds", lease_holds(core->parts.lease), "draining", core->draining, "users_owned",
-			 (json_int_t)HASH_COUNT(core->users), "runs", run_counts(core), "run_processes", (json_int_t)core->processes, "users", users,
-			 "gateways", gateways, "sandbox", properties ? properties : "");
+	return json_pack("{s:s, s:s, s:I, s:b, s:b, s:I, s:o, s:I, s:o, s:o, s:s}", "worker_id", core->worker_id, "url",
+	                 core->url, "incarnation", (json_int_t)core->incarnation, "lease_holds", lease_holds(core->parts.lease),
+	                 "draining", core->draining, "users_owned", (json_int_t)HASH_COUNT(core->users), "runs", run_counts(core),
+	                 "run_processes", (json_int_t)core->processes, "users", users, "gateways", gateways, "sandbox",
+	                 properties ? properties : "");
 }
 
 /* ---- coming and going ---- */
@@ -307,12 +307,12 @@ void core_destroy(struct core *core)
 	core->parts.transport->on_request = ignore_request;
 	call_fail_all(core);
 	drop_ops(core);
-	HASH_ITER(hh, core->users, user, after_user)
+	HASH_ITER (hh, core->users, user, after_user)
 		user_free(user);
 	DL_FOREACH_SAFE2(core->lost, user, after_user, lost_next)
-		user_free(user);
+	user_free(user);
 	run_free_ended(core);
-	HASH_ITER(hh, core->peers, peer, after_peer)
+	HASH_ITER (hh, core->peers, peer, after_peer)
 		peer_destroy(peer);
 	timer_cancel(core->loop, &core->tick);
 	timer_cancel(core->loop, &core->drain);

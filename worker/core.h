@@ -20,11 +20,11 @@ struct core;
 
 struct core_config {
 	const char *worker_id;
-	const char *url;       /* our own, as gateways reach us */
-	uint32_t max_users;    /* 20000; beyond: ERR_FULL */
-	uint32_t max_runs;     /* 256 processes at once; more wait, accepted */
-	uint32_t ring_bytes;   /* 65536: recent events kept in memory per user */
-	uint32_t idle_user_s;  /* 300: a user without gateways and runs is given back after this long */
+	const char *url;      /* our own, as gateways reach us */
+	uint32_t max_users;   /* 20000; beyond: ERR_FULL */
+	uint32_t max_runs;    /* 256 processes at once; more wait, accepted */
+	uint32_t ring_bytes;  /* 65536: recent events kept in memory per user */
+	uint32_t idle_user_s; /* 300: a user without gateways and runs is given back after this long */
 };
 
 struct core_parts {

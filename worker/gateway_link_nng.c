@@ -31,7 +31,7 @@ struct context {
 	struct letter letter;
 	struct nng_transport *transport;
 	enum round_state state; /* handed over with the operation and the letter */
-	uint64_t round; /* odd while the core owes the answer */
+	uint64_t round;         /* odd while the core owes the answer */
 	nng_ctx ctx;
 	nng_aio *aio;
 	nng_msg *request; /* in the letter; NULL: the socket is closed */
@@ -277,7 +277,8 @@ static enum err requests_listen(struct nng_transport *transport, const char *url
 	if (rv != 0)
 		return link_err(info, ERR_IO, rv, url);
 	rv = contexts_create(transport, contexts);
-	err = rv ? link_err(info, ERR_NO_MEMORY, rv, url) : link_listen(transport->rep, url, &transport->pem, LINK_MESSAGE_MAX, info);
+	err = rv ? link_err(info, ERR_NO_MEMORY, rv, url)
+	         : link_listen(transport->rep, url, &transport->pem, LINK_MESSAGE_MAX, info);
 	if (err) {
 		nng_close(transport->rep);
 		contexts_free(transport);
@@ -290,8 +291,8 @@ static char *copy_path(const char *path)
 	return path ? strdup(path) : NULL;
 }
 
-enum err gateway_transport_nng_create(struct loop_uv *loop, const char *url, const struct link_tls *tls, bool insecure, unsigned contexts,
-                                      struct gateway_transport **out, struct err_info *info)
+enum err gateway_transport_nng_create(struct loop_uv *loop, const char *url, const struct link_tls *tls, bool insecure,
+                                      unsigned contexts, struct gateway_transport **out, struct err_info *info)
 {
 	struct nng_transport *transport = calloc(1, sizeof(*transport));
 	enum err err;

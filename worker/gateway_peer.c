@@ -100,6 +100,8 @@ static void flush(struct gateway_peer *peer)
 	struct item *items = must_alloc(peer->n_queue * sizeof(*items));
 	for (size_t i = 0; i < peer->n_queue; i++)
 		items[i] = item_view(&peer->queue[i]);
+	if (peer->number == peer->acked) /* it had nothing to say until now */
+		peer->heard_ms = loop_now(peer->core->loop);
 	for (size_t i = 0, n; peer->pub && i < peer->n_queue; i += n) {
 		n = batch_length(peer, i);
 		send_batch(peer, ++peer->number, items + i, n);
@@ -111,7 +113,7 @@ static void flush(struct gateway_peer *peer)
 void peer_flush_all(struct core *core)
 {
 	struct gateway_peer *peer, *after;
-	HASH_ITER(hh, core->peers, peer, after)
+	HASH_ITER (hh, core->peers, peer, after)
 		flush(peer);
 }
 
@@ -180,7 +182,8 @@ void publish_event(struct user *user, const struct logged *event)
 		      });
 }
 
-void publish_delta(struct user *user, const struct id *run, const struct id *message, uint64_t after_seq, uint64_t offset, struct str text)
+void publish_delta(struct user *user, const struct id *run, const struct id *message, uint64_t after_seq, uint64_t offset,
+                   struct str text)
 {
 	if (!user->attachments)
 		return;
@@ -202,7 +205,7 @@ void publish_lost(struct user *user)
 	struct attachment *attachment;
 	struct outgoing out = {.user = user->id, .epoch = user->epoch, .kind = ITEM_LOST};
 	DL_FOREACH2(user->attachments, attachment, user_next)
-		enqueue(attachment->peer, &out);
+	enqueue(attachment->peer, &out);
 }
 
 /* ---- credit ---- */
@@ -213,9 +216,8 @@ static void send_head(struct attachment *attachment)
 	struct user *user = attachment->user;
 	struct run *run;
 	enqueue(attachment->peer,
-		&(struct outgoing){.user = user->id, .epoch = user->epoch, .kind = ITEM_HEAD, .seq = user->last_seq});
-	DL_FOREACH(user->runs, run)
-	{
+	        &(struct outgoing){.user = user->id, .epoch = user->epoch, .kind = ITEM_HEAD, .seq = user->last_seq});
+	DL_FOREACH (user->runs, run) {
 		if (run->message.text.n == 0)
 			continue;
 		struct outgoing out = {
@@ -264,8 +266,8 @@ bool peer_user_is_stalled(const struct user *user)
 {
 	const struct attachment *attachment;
 	DL_FOREACH2(user->attachments, attachment, user_next)
-		if (attachment->dirty && !is_silent(attachment->peer, PEER_SILENT_MS))
-			return true;
+	if (attachment->dirty && !is_silent(attachment->peer, PEER_SILENT_MS))
+		return true;
 	return false;
 }
 
@@ -275,8 +277,8 @@ struct attachment *peer_attachment(const struct gateway_peer *peer, const struct
 {
 	struct attachment *attachment;
 	DL_FOREACH2(user->attachments, attachment, user_next)
-		if (attachment->peer == peer)
-			return attachment;
+	if (attachment->peer == peer)
+		return attachment;
 	return NULL;
 }
 
@@ -340,7 +342,7 @@ static void beat(struct gateway_peer *peer)
 	if (peer->dirty && is_silent(peer, PEER_SILENT_MS)) {
 		struct attachment *attachment;
 		DL_FOREACH2(peer->dirty, attachment, dirty_next)
-			run_credit_changed(attachment->user);
+		run_credit_changed(attachment->user);
 	}
 	flush(peer);
 	send_batch(peer, peer->number, NULL, 0);
@@ -349,7 +351,7 @@ static void beat(struct gateway_peer *peer)
 void peer_beat_all(struct core *core)
 {
 	struct gateway_peer *peer, *after;
-	HASH_ITER(hh, core->peers, peer, after)
+	HASH_ITER (hh, core->peers, peer, after)
 		beat(peer);
 }
 
@@ -368,8 +370,7 @@ static void forget_old_answers(struct gateway_peer *peer)
 {
 	uint64_t now = loop_now(peer->core->loop);
 	struct answered *answered, *after;
-	DL_FOREACH_SAFE(peer->oldest, answered, after)
-	{
+	DL_FOREACH_SAFE (peer->oldest, answered, after) {
 		if (peer->n_answered <= PEER_REPLIES_MAX && now - answered->at_ms < PEER_REPLIES_MS)
 			break;
 		if (!answered->call)
@@ -450,7 +451,8 @@ static enum err hello_again(struct gateway_peer *peer, struct str events_url, st
 	return ERR_OK;
 }
 
-enum err peer_hello(struct core *core, struct str gateway_id, struct str incarnation, struct str events_url, struct err_info *info)
+enum err peer_hello(struct core *core, struct str gateway_id, struct str incarnation, struct str events_url,
+                    struct err_info *info)
 {
 	struct gateway_peer *peer = by_id(core, gateway_id);
 	if (peer && str_eq_c(incarnation, peer->incarnation))
@@ -481,7 +483,7 @@ void peer_destroy(struct gateway_peer *peer)
 	struct core *core = peer->core;
 	struct call *call;
 	detach_all(peer);
-	DL_FOREACH(core->calls, call)
+	DL_FOREACH (core->calls, call)
 		if (call->peer == peer)
 			call->peer = NULL;
 	while (peer->oldest)

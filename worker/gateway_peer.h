@@ -16,12 +16,12 @@
 #include "worker/ring.h"
 
 enum {
-	PEER_BATCHES_MAX = 2048,      /* unacknowledged */
-	PEER_BYTES_MAX = 32 << 20,    /* unacknowledged or queued */
+	PEER_BATCHES_MAX = 2048,   /* unacknowledged */
+	PEER_BYTES_MAX = 32 << 20, /* unacknowledged or queued */
 	PEER_BEAT_MS = 250,
-	PEER_SILENT_MS = 3000,        /* without credit and silent for this long: runs no longer wait for it */
+	PEER_SILENT_MS = 3000, /* without credit and silent for this long: runs no longer wait for it */
 	PEER_DEAD_MS = 30000,
-	PEER_FORGET_MS = 3600000,     /* a dead one's number is forgotten */
+	PEER_FORGET_MS = 3600000, /* a dead one's number is forgotten */
 	PEER_REPLIES_MAX = 1024,
 	PEER_REPLIES_MS = 60000,
 };
@@ -41,9 +41,9 @@ struct outgoing {
 	struct user_id user;
 	uint64_t epoch;
 	enum item_kind kind;
-	uint64_t seq;        /* event, head: its number; delta: after_seq */
+	uint64_t seq; /* event, head: its number; delta: after_seq */
 	uint64_t offset;
-	struct bytes *bytes; /* body or text */
+	struct bytes *bytes;     /* body or text */
 	struct id first, second; /* event: closes, voids; delta: run, message */
 };
 
@@ -65,7 +65,7 @@ struct gateway_peer {
 	uint64_t acked;
 	uint32_t sizes[PEER_BATCHES_MAX * 2]; /* bytes of batch n at n modulo the length */
 	uint64_t unacked_bytes;
-	uint64_t heard_ms; /* any request */
+	uint64_t heard_ms; /* any request, or when it first had something to acknowledge */
 	uint64_t dead_ms;
 	struct attachment *attachments, *dirty;
 	size_t n_attachments;

@@ -27,17 +27,19 @@ static struct metric metrics[METRIC_COUNT_] = {
 	[METRIC_REPLAYS_STORE] = COUNTER("replays_from_store_total", "Pages of a log read from the store."),
 	[METRIC_RUNS_STARTED] = COUNTER("runs_started_total", "Attempts of runs begun."),
 	[METRIC_RUNS_RECOVERED] = COUNTER("runs_recovered_total", "Runs taken up from a journal."),
-	[METRIC_RUNS_COMPLETED] = METRIC_INIT(METRIC_COUNTER, "pinion_worker_runs_ended_total", "status=\"completed\"", "Runs ended."),
+	[METRIC_RUNS_COMPLETED] = METRIC_INIT(METRIC_COUNTER, "pinion_worker_runs_ended_total", "status=\"completed\"",
+                                              "Runs ended."),
 	[METRIC_RUNS_FAILED] = METRIC_INIT(METRIC_COUNTER, "pinion_worker_runs_ended_total", "status=\"failed\"", "Runs ended."),
-	[METRIC_RUNS_CANCELLED] = METRIC_INIT(METRIC_COUNTER, "pinion_worker_runs_ended_total", "status=\"cancelled\"", "Runs ended."),
+	[METRIC_RUNS_CANCELLED] = METRIC_INIT(METRIC_COUNTER, "pinion_worker_runs_ended_total", "status=\"cancelled\"",
+                                              "Runs ended."),
 };
 
-#define LIFE(life_, name_) \
-	[life_] = METRIC_INIT(METRIC_GAUGE, "pinion_worker_runs", "state=\"" name_ "\"", "Open runs by state.")
+#define LIFE(life_, name_) [life_] = METRIC_INIT(METRIC_GAUGE, "pinion_worker_runs", "state=\"" name_ "\"", "Open runs by state.")
 
 static struct metric lives[LIFE_ENDED] = {
-	LIFE(LIFE_ACCEPTING, "accepting"),	 LIFE(LIFE_QUEUED, "queued"), LIFE(LIFE_STARTING, "starting"),	 LIFE(LIFE_RUNNING, "running"),
-	LIFE(LIFE_COMMITTING, "committing"), LIFE(LIFE_TOOL, "tool"),	  LIFE(LIFE_FINISHING, "finishing"),
+	LIFE(LIFE_ACCEPTING, "accepting"), LIFE(LIFE_QUEUED, "queued"),         LIFE(LIFE_STARTING, "starting"),
+	LIFE(LIFE_RUNNING, "running"),     LIFE(LIFE_COMMITTING, "committing"), LIFE(LIFE_TOOL, "tool"),
+	LIFE(LIFE_FINISHING, "finishing"),
 };
 
 static struct metric processes = GAUGE("run_processes", "Confined processes.");

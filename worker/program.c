@@ -40,21 +40,27 @@ struct options {
 #define AT(field) offsetof(struct options, field)
 
 static const struct option_def options[] = {
-	{"id", OPTION_STRING, AT(id), NULL, 0, 0, "NAME", "Stable name; a second worker with the same name fences the first. Default: the host name."},
+	{"id", OPTION_STRING, AT(id), NULL, 0, 0, "NAME",
+         "Stable name; a second worker with the same name fences the first. Default: the host name."},
 	{"listen", OPTION_STRING, AT(listen), "ipc:///run/pinion/worker", 0, 0, "URL", "NNG URL for gateways' requests."},
 	{"advertise", OPTION_STRING, AT(advertise), NULL, 0, 0, "URL", "How gateways reach --listen, where that differs."},
 	{"admin", OPTION_STRING, AT(admin), "127.0.0.1:9081", 0, 0, "HOST:PORT", "Health, readiness, metrics, state."},
-	{"store", OPTION_STRING, AT(store), "sqlite:pinion.db", 0, 0, "URL", "sqlite:PATH, shared by the workers of one machine."},
+	{"store", OPTION_STRING, AT(store), "sqlite:pinion.db", 0, 0, "URL",
+         "sqlite:PATH, shared by the workers of one machine."},
 	{"agents", OPTION_STRING, AT(agents), NULL, 0, 0, "FILE", "Agent definitions (YAML). Default: demo and script."},
-	{"state-dir", OPTION_STRING, AT(state_dir), "/tmp/pinion-worker", 0, 0, "DIR", "Scratch of this machine's runs; not durable. Created with mode 0700."},
+	{"state-dir", OPTION_STRING, AT(state_dir), "/tmp/pinion-worker", 0, 0, "DIR",
+         "Scratch of this machine's runs; not durable. Created with mode 0700."},
 	{"link-ca", OPTION_STRING, AT(link_ca), NULL, 0, 0, "FILE", "CA of the links' certificates (tls+tcp://)."},
 	{"link-cert", OPTION_STRING, AT(link_cert), NULL, 0, 0, "FILE", "Our certificate on links."},
 	{"link-key", OPTION_STRING, AT(link_key), NULL, 0, 0, "FILE", "Our key on links."},
-	{"insecure-links", OPTION_BOOL, AT(insecure_links), NULL, 0, 0, NULL, "Allow tcp:// links without TLS. Anyone who reaches the port can then act for every user."},
-	{"max-users", OPTION_UINT, AT(max_users), "20000", 1, 1000000, "N", "Users owned at once; beyond, gateways are sent elsewhere."},
+	{"insecure-links", OPTION_BOOL, AT(insecure_links), NULL, 0, 0, NULL,
+         "Allow tcp:// links without TLS. Anyone who reaches the port can then act for every user."},
+	{"max-users", OPTION_UINT, AT(max_users), "20000", 1, 1000000, "N",
+         "Users owned at once; beyond, gateways are sent elsewhere."},
 	{"max-runs", OPTION_UINT, AT(max_runs), "256", 1, 10000, "N", "Runs' processes at once; others wait, accepted."},
 	{"lease-ttl-ms", OPTION_UINT, AT(lease_ttl_ms), "2000", 500, 60000, "MS", "How long a silent worker keeps its users."},
-	{"kill-stale", OPTION_BOOL, AT(kill_stale), "true", 0, 0, NULL, "End a stale worker's process on this machine before its users are taken over."},
+	{"kill-stale", OPTION_BOOL, AT(kill_stale), "true", 0, 0, NULL,
+         "End a stale worker's process on this machine before its users are taken over."},
 	{"drain-seconds", OPTION_UINT, AT(drain_seconds), "30", 0, 3600, "S", "After SIGTERM, how long running runs may go on."},
 	{"host-program", OPTION_STRING, AT(host_program), NULL, 0, 0, "PATH", "pinion-agent-host. Default: beside this program."},
 	{"log-level", OPTION_STRING, AT(log_level), "info", 0, 0, "LEVEL", "debug, info, warn or error."},
@@ -65,9 +71,9 @@ static const struct config_spec spec = {
 	.program = "pinion-worker",
 	.summary = "Owns the users pinned to it: their event log and their agents' runs, each confined by the kernel.",
 	.epilog = "Example:\n"
-	          "  pinion-worker --id worker-0 --listen ipc:///run/pinion/worker-0 --store sqlite:/var/lib/pinion/pinion.db\n"
-	          "\n"
-	          "SIGTERM drains: users are handed over as they become idle. A second one stops at once.\n",
+		  "  pinion-worker --id worker-0 --listen ipc:///run/pinion/worker-0 --store sqlite:/var/lib/pinion/pinion.db\n"
+		  "\n"
+		  "SIGTERM drains: users are handed over as they become idle. A second one stops at once.\n",
 	.options = options,
 	.n_options = sizeof(options) / sizeof(options[0]),
 };
@@ -136,7 +142,8 @@ static enum err check_links(struct program *program, struct err_info *info)
 	if (link_url_check(o->listen, &program->tls, o->insecure_links, true, info) != ERR_OK)
 		return err_wrap(info, "--listen");
 	if (!o->advertise && is_wildcard(o->listen))
-		return err_set(info, ERR_CONFIG, "--listen %s names no address that gateways can reach: give --advertise", o->listen);
+		return err_set(info, ERR_CONFIG, "--listen %s names no address that gateways can reach: give --advertise",
+		               o->listen);
 	if (o->advertise && is_wildcard(o->advertise))
 		return err_set(info, ERR_CONFIG, "--advertise %s names no address that gateways can reach", o->advertise);
 	if (o->advertise && strlen(o->advertise) >= URL_MAX)
@@ -194,10 +201,7 @@ static unsigned handle_state(void *ctx, struct buf *out)
 	struct program *program = ctx;
 	json_t *state = core_state(program->core);
 
-	json_object_set_new(state, "worker_id", json_string(program->id));
 	json_object_set_new(state, "version", json_string(PINION_VERSION));
-	json_object_set_new(state, "draining", json_boolean(program->draining));
-	json_object_set_new(state, "sandbox", json_string(program->host->ops->properties(program->host)));
 	json_write(out, state);
 	json_decref(state);
 	return 200;
@@ -246,7 +250,8 @@ static void on_signal(uv_signal_t *signal, int number)
 
 static void on_fenced(void *ctx)
 {
-	log_error("worker", "fenced", "why", "another worker of this name has started, or took our place while we stood still", NULL);
+	log_error("worker", "fenced", "why", "another worker of this name has started, or took our place while we stood still",
+	          NULL);
 	stop(ctx, EXIT_FENCED);
 }
 
@@ -341,7 +346,8 @@ static enum err start(struct program *program, const struct worker_hooks *hooks,
 		return err;
 	if ((err = start_lease(program, url, info)) != ERR_OK)
 		return err;
-	err = gateway_transport_nng_create(&program->loop, o->listen, &program->tls, o->insecure_links, CONTEXTS, &program->transport, info);
+	err = gateway_transport_nng_create(&program->loop, o->listen, &program->tls, o->insecure_links, CONTEXTS,
+	                                   &program->transport, info);
 	if (err)
 		return err;
 	if (hooks && hooks->wrap_transport)
@@ -410,7 +416,8 @@ static void run(struct program *program, const struct worker_hooks *hooks)
 	program->deadline.fn = on_deadline;
 	if (start(program, hooks, &info) == ERR_OK) {
 		if (program->options.insecure_links)
-			log_warn("worker", "insecure_links", "why", "links to gateways may be neither encrypted nor authenticated", NULL);
+			log_warn("worker", "insecure_links", "why",
+			         "links to gateways may be neither encrypted nor authenticated", NULL);
 		timer_set(&program->loop.loop, &program->ready, 0);
 		uv_run(&program->uv, UV_RUN_DEFAULT);
 		log_info("worker", "exit", "status", LOG_U64((uint64_t)program->status), NULL);

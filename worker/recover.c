@@ -95,7 +95,7 @@ void recover_runs(struct user *user, const struct store_op *op)
 	struct run *run, *after;
 	for (size_t i = 0; i < op->acquire.n_open_runs; i++)
 		recover_one(user, op, &op->acquire.open_runs[i]);
-	DL_FOREACH_SAFE(user->runs, run, after)
+	DL_FOREACH_SAFE (user->runs, run, after)
 		if (run->cancel_by)
 			run_cancelled(run);
 }
@@ -107,7 +107,10 @@ static void put_in_doubt(struct run *run, struct append *append)
 	struct str text = str_c("\"the worker was lost while the tool was executing: whether it took effect is not known\"");
 	struct recovery *recovery = run->recovery;
 	struct step *step = &recovery->steps[recovery->n_steps++];
-	*step = (struct step){.number = run->call.step, .kind = STEP_TOOL, .status = TOOL_IN_DOUBT, .result = arena_copy(&recovery->arena, text)};
+	*step = (struct step){.number = run->call.step,
+	                      .kind = STEP_TOOL,
+	                      .status = TOOL_IN_DOUBT,
+	                      .result = arena_copy(&recovery->arena, text)};
 	if (run->step < run->call.step)
 		run->step = run->call.step;
 	run_put_tool_completed(run, append, TOOL_IN_DOUBT, text, true);

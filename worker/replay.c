@@ -69,7 +69,7 @@ static void answer(struct page *page)
 	reply.page.more = reached < user->last_seq;
 	if (call->request.replay.with_open && !reply.page.more) {
 		const struct run *run;
-		DL_FOREACH(user->runs, run)
+		DL_FOREACH (user->runs, run)
 			if (run_has_open_message(run) && reply.page.n_open < PAGE_OPEN_MAX &&
 			    add_open(page, run, &open[reply.page.n_open++]))
 				reply.page.more = true;
@@ -115,7 +115,10 @@ static void on_read(struct pending_op *pending)
 	} else if (op->err) {
 		call_fail(call, ERR_UNAVAILABLE, op->info.text);
 	} else {
-		struct page page = {.call = call, .events = op->read.events, .n_events = op->read.n, .max_bytes = page_limit(call)};
+		struct page page = {.call = call,
+		                    .events = op->read.events,
+		                    .n_events = op->read.n,
+		                    .max_bytes = page_limit(call)};
 		user->earliest_seq = op->read.earliest_seq;
 		for (size_t i = 0; i < op->read.n; i++)
 			page.bytes += op->read.events[i].body.n;
@@ -137,7 +140,8 @@ static void read_store(struct call *call)
 void replay_handle(struct call *call)
 {
 	struct user *user = user_find(call->core, call->request.replay.user_id);
-	if (!user || user->state != USER_OWNED || user->epoch != call->request.replay.epoch || !peer_attachment(call->peer, user)) {
+	if (!user || user->state != USER_OWNED || user->epoch != call->request.replay.epoch ||
+	    !peer_attachment(call->peer, user)) {
 		call_fail(call, ERR_FENCED, "the user is not attached here under this epoch");
 		return;
 	}

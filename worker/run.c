@@ -18,7 +18,8 @@ static const struct {
 	[LIFE_ACCEPTING] = {"accepting", BIT(LIFE_QUEUED) | BIT(LIFE_RUNNING) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
 	[LIFE_QUEUED] = {"queued", BIT(LIFE_STARTING) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
 	[LIFE_STARTING] = {"starting", BIT(LIFE_RUNNING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
-	[LIFE_RUNNING] = {"running", BIT(LIFE_COMMITTING) | BIT(LIFE_TOOL) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
+	[LIFE_RUNNING] = {"running",
+                          BIT(LIFE_COMMITTING) | BIT(LIFE_TOOL) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
 	[LIFE_COMMITTING] = {"committing", BIT(LIFE_RUNNING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
 	[LIFE_TOOL] = {"tool", BIT(LIFE_COMMITTING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
 	[LIFE_FINISHING] = {"finishing", BIT(LIFE_ENDED)},
@@ -69,7 +70,7 @@ struct run *run_create(struct user *user, const struct agent_def *agent, struct 
 struct run *run_find(const struct user *user, struct str run_id)
 {
 	struct run *run;
-	DL_FOREACH(user->runs, run)
+	DL_FOREACH (user->runs, run)
 		if (str_eq_c(run_id, run->id.s))
 			return run;
 	return NULL;
@@ -78,7 +79,7 @@ struct run *run_find(const struct user *user, struct str run_id)
 struct run *run_in_thread(const struct user *user, const struct id *thread)
 {
 	struct run *run;
-	DL_FOREACH(user->runs, run)
+	DL_FOREACH (user->runs, run)
 		if (id_eq(&run->thread_id, thread))
 			return run;
 	return NULL;
@@ -93,7 +94,7 @@ static size_t count(const struct user *user, bool active)
 {
 	const struct run *run;
 	size_t n = 0;
-	DL_FOREACH(user->runs, run)
+	DL_FOREACH (user->runs, run)
 		n += run_is_active(run) == active;
 	return n;
 }
@@ -130,7 +131,7 @@ static struct run *next_to_start(const struct user *user)
 	struct run *run;
 	if (run_count_active(user) >= user->max_active)
 		return NULL;
-	DL_FOREACH(user->runs, run)
+	DL_FOREACH (user->runs, run)
 		if (run->life == LIFE_QUEUED && !run->reloading && is_first_of_thread(user, run))
 			return run;
 	return NULL;
@@ -360,8 +361,7 @@ void run_credit_changed(struct user *user)
 	struct run *run;
 	if (!user->runs || peer_user_is_stalled(user))
 		return;
-	DL_FOREACH(user->runs, run)
-	{
+	DL_FOREACH (user->runs, run) {
 		run->wait_credit = false;
 		run_apply_pause(run);
 	}
@@ -485,8 +485,7 @@ static void run_free(struct run *run)
 void run_free_ended(struct core *core)
 {
 	struct run *run, *after;
-	DL_FOREACH_SAFE(core->ended, run, after)
-	{
+	DL_FOREACH_SAFE (core->ended, run, after) {
 		if ((run->pins > 0 || run->process) && !core->destroying)
 			continue;
 		DL_DELETE(core->ended, run);
@@ -497,8 +496,7 @@ void run_free_ended(struct core *core)
 void run_free_all(struct user *user)
 {
 	struct run *run, *after;
-	DL_FOREACH_SAFE(user->runs, run, after)
-	{
+	DL_FOREACH_SAFE (user->runs, run, after) {
 		DL_DELETE(user->runs, run);
 		run_free(run);
 	}

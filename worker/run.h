@@ -25,14 +25,14 @@
 
 enum {
 	RUN_CANCEL_GRACE_MS = 500,
-	RUN_ATTEMPTS_MAX = 20,             /* a run that was lost this often ends in worker_lost */
+	RUN_ATTEMPTS_MAX = 20, /* a run that was lost this often ends in worker_lost */
 	RUN_FILE_BYTES = 64 << 20,
 	RUN_DESCRIPTORS = 64,
-	MESSAGE_TEXT_MAX = 512 << 10,      /* a longer text is several messages */
-	MESSAGE_ESCAPED_MAX = 960 << 10,   /* the same, as JSON */
+	MESSAGE_TEXT_MAX = 512 << 10,    /* a longer text is several messages */
+	MESSAGE_ESCAPED_MAX = 960 << 10, /* the same, as JSON */
 	TOOL_RESULT_MAX = 256 << 10,
 	TOOL_ARGUMENTS_MAX = 256 << 10,
-	FIELD_ESCAPED_MAX = 512 << 10,     /* other texts in events */
+	FIELD_ESCAPED_MAX = 512 << 10, /* other texts in events */
 };
 
 struct open_message {
@@ -65,48 +65,48 @@ enum cancel_by { CANCEL_NONE, CANCEL_USER, CANCEL_INTERRUPT, CANCEL_OPERATOR };
 
 struct run {
 	struct core *core;
-	struct user *user;               /* not to be followed once ENDED */
-	struct run *prev, *next;         /* of the user's open runs; ended: of the core's */
+	struct user *user;       /* not to be followed once ENDED */
+	struct run *prev, *next; /* of the user's open runs; ended: of the core's */
 	struct run *dismiss_prev, *dismiss_next;
 	enum run_life life;
-	unsigned pins;                   /* appends and reads that name us */
+	unsigned pins; /* appends and reads that name us */
 	struct id id, thread_id;
 	char *agent_name, *input, *client_id;
-	const struct agent_def *agent;   /* NULL: no longer offered */
+	const struct agent_def *agent;                  /* NULL: no longer offered */
 	uint64_t accepted_seq, accepted_ms, started_ms; /* Unix ms */
 	uint32_t attempt;
-	uint64_t last_seq;               /* of our last committed event */
-	enum cancel_by cancel_by;        /* durable or asked for */
-	bool starts_at_once;             /* run_accepted and agent_started in one append */
+	uint64_t last_seq;        /* of our last committed event */
+	enum cancel_by cancel_by; /* durable or asked for */
+	bool starts_at_once;      /* run_accepted and agent_started in one append */
 
 	struct agent_run *process;
-	bool dismissing;                 /* what it says is not heard any more */
-	bool exited;                     /* before it could begin: */
+	bool dismissing; /* what it says is not heard any more */
+	bool exited;     /* before it could begin: */
 	struct run_exit exit;
 	bool is_paused, wait_commit, wait_credit;
 	struct timer limit, grace, tool_timer;
 	struct recovery *recovery;
 
-	uint32_t step;                   /* the last one begun */
-	uint32_t text_step;              /* the one whose message is under way; 0: none */
-	uint32_t skip_step;              /* recovered: of this step's text … */
-	uint64_t skip_bytes;             /* … this much is already in closed messages */
-	uint64_t closed_bytes;           /* of the current step's text, in messages closed for their size */
+	uint32_t step;         /* the last one begun */
+	uint32_t text_step;    /* the one whose message is under way; 0: none */
+	uint32_t skip_step;    /* recovered: of this step's text … */
+	uint64_t skip_bytes;   /* … this much is already in closed messages */
+	uint64_t closed_bytes; /* of the current step's text, in messages closed for their size */
 	struct open_message message;
-	struct buf rest;                 /* text that waits for a full message to be committed */
+	struct buf rest; /* text that waits for a full message to be committed */
 	struct tool_call call;
-	struct tool_call redo;           /* recovered: the call that was under way, to be executed again */
+	struct tool_call redo; /* recovered: the call that was under way, to be executed again */
 	uint64_t output_bytes;
-	struct call *cancelling;         /* commands answered when the terminal event is committed (by follow_next) */
+	struct call *cancelling; /* commands answered when the terminal event is committed (by follow_next) */
 	enum run_status ended_as;
-	bool reloading;                  /* the agent host died: the journal is being read again */
+	bool reloading; /* the agent host died: the journal is being read again */
 };
 
 /* ---- run.c: states, starting, ending ---- */
 
 struct run *run_create(struct user *user, const struct agent_def *agent, struct str agent_name);
 struct run *run_find(const struct user *user, struct str run_id); /* open ones */
-bool run_is_active(const struct run *run); /* takes one of the user's active places */
+bool run_is_active(const struct run *run);                        /* takes one of the user's active places */
 bool run_any_active(const struct user *user);
 size_t run_count_queued(const struct user *user);
 size_t run_count_active(const struct user *user);

@@ -30,10 +30,10 @@ static void on_terminal(struct append *append, enum err err)
 	struct run *run = append->ctx;
 	if (err == ERR_OK && run->life == LIFE_FINISHING) {
 		log_info("run", "ended", "user", run->user->id.s, "run", run->id.s, "status",
-			 run->ended_as == RUN_COMPLETED ? "completed" :
-			 run->ended_as == RUN_FAILED    ? "failed" :
-							  "cancelled",
-			 NULL);
+		         run->ended_as == RUN_COMPLETED ? "completed"
+		         : run->ended_as == RUN_FAILED  ? "failed"
+		                                        : "cancelled",
+		         NULL);
 		run_retire(run, run->ended_as == RUN_CANCELLED ? ERR_OK : ERR_NOT_ACTIVE);
 	}
 	run_unpin(run);
@@ -148,9 +148,9 @@ void run_fail(struct run *run, const char *code, bool retryable, const char *fmt
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
 	log_warn("run", "failed", "user", run->user->id.s, "run", run->id.s, "code", code, NULL);
-	enum tool_status tool = run->call.has_timed_out			   ? TOOL_TIMEOUT :
-				run->call.def && run->call.def->idempotent ? TOOL_ERROR :
-									     TOOL_IN_DOUBT;
+	enum tool_status tool = run->call.has_timed_out                      ? TOOL_TIMEOUT
+	                        : run->call.def && run->call.def->idempotent ? TOOL_ERROR
+	                                                                     : TOOL_IN_DOUBT;
 	/* Formatting may have cut a character; printing turns what is left of it into U+FFFD. */
 	put_failed(run, code, retryable, str_of(text, strnlen(text, TEXT_MAX)), tool);
 }
@@ -200,7 +200,8 @@ static bool is_out_of_memory(const struct run *run, const struct run_exit *ended
 	uint64_t limit = (uint64_t)run->agent->memory_mb << 20;
 	if (strstr(ended->why, "memory"))
 		return true;
-	bool by_signal = ended->signal == SIGKILL || ended->signal == SIGSEGV || ended->signal == SIGABRT || ended->signal == SIGBUS;
+	bool by_signal = ended->signal == SIGKILL || ended->signal == SIGSEGV || ended->signal == SIGABRT ||
+	                 ended->signal == SIGBUS;
 	return by_signal && limit > 0 && ended->peak_rss_bytes >= limit - limit / 8;
 }
 
@@ -215,11 +216,11 @@ static void fail_by_exit(struct run *run, const struct run_exit *ended)
 	else if (ended->signal == SIGXCPU)
 		run_fail(run, "budget_exceeded", false, "the agent used more than %u s of CPU time", run->agent->cpu_seconds);
 	else if (ended->signal)
-		run_fail(run, "agent_crashed", false, "the agent was killed by signal %d (%s)%s%s", ended->signal, strsignal(ended->signal),
-			 ended->why[0] ? ": " : "", ended->why);
+		run_fail(run, "agent_crashed", false, "the agent was killed by signal %d (%s)%s%s", ended->signal,
+		         strsignal(ended->signal), ended->why[0] ? ": " : "", ended->why);
 	else
-		run_fail(run, "agent_crashed", false, "the agent exited with status %d before it was done%s%s", ended->exit_status,
-			 ended->why[0] ? ": " : "", ended->why);
+		run_fail(run, "agent_crashed", false, "the agent exited with status %d before it was done%s%s",
+		         ended->exit_status, ended->why[0] ? ": " : "", ended->why);
 }
 
 void run_on_exit(struct run *run, const struct run_exit *ended)

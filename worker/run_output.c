@@ -33,7 +33,8 @@ bool run_count_output(struct run *run, size_t bytes)
 static bool begin_step(struct run *run, uint32_t step)
 {
 	if (run->text_step) {
-		run_fail(run, "agent_error", false, "step %u begins before the message of step %u has ended", step, run->text_step);
+		run_fail(run, "agent_error", false, "step %u begins before the message of step %u has ended", step,
+		         run->text_step);
 		return false;
 	}
 	if (step <= run->step) {
@@ -164,7 +165,8 @@ static void drain_text(struct run *run)
 		struct open_message *message = &run->message;
 		if (id_is_none(&message->id))
 			open_message(run);
-		if (message->text.n > 0 && (message->text.n + piece.n > MESSAGE_TEXT_MAX || message->escaped + escaped > MESSAGE_ESCAPED_MAX)) {
+		if (message->text.n > 0 &&
+		    (message->text.n + piece.n > MESSAGE_TEXT_MAX || message->escaped + escaped > MESSAGE_ESCAPED_MAX)) {
 			close_full_message(run);
 			break;
 		}

@@ -271,7 +271,8 @@ static bool go_on_with_call(struct run *run, const struct run_up *up)
 	if (!redo->def || redo->step != up->step)
 		return false;
 	if (!str_eq_c(up->tool, redo->tool)) {
-		run_fail(run, "agent_error", false, "step %u was a call of %s before, and is one of another tool now", up->step, redo->tool);
+		run_fail(run, "agent_error", false, "step %u was a call of %s before, and is one of another tool now", up->step,
+		         redo->tool);
 		return true;
 	}
 	tool_call_finish(&run->call);
@@ -288,8 +289,9 @@ void run_on_tool_call(struct run *run, const struct run_up *up)
 	if (go_on_with_call(run, up))
 		return;
 	if (up->tool.n == 0 || !utf8_is_valid(up->tool) || memchr(up->tool.p, 0, up->tool.n) || !arguments_are_valid(arguments)) {
-		run_fail(run, "agent_error", false, "the tool call of step %u is not valid: its arguments must be a JSON object of at most %d bytes",
-			 up->step, TOOL_ARGUMENTS_MAX);
+		run_fail(run, "agent_error", false,
+		         "the tool call of step %u is not valid: its arguments must be a JSON object of at most %d bytes",
+		         up->step, TOOL_ARGUMENTS_MAX);
 		return;
 	}
 	if (!run_count_output(run, arguments.n))

@@ -44,8 +44,8 @@ static uint64_t hash_of(const struct command *command)
 static void answer_ids(struct call *call, struct str run_id, struct str thread_id, uint64_t seq)
 {
 	struct buf out = {0};
-	buf_printf(&out, "{\"run_id\":\"" STR_FMT "\",\"thread_id\":\"" STR_FMT "\",\"seq\":%" PRIu64 "}", STR_ARG(run_id), STR_ARG(thread_id),
-		   seq);
+	buf_printf(&out, "{\"run_id\":\"" STR_FMT "\",\"thread_id\":\"" STR_FMT "\",\"seq\":%" PRIu64 "}", STR_ARG(run_id),
+	           STR_ARG(thread_id), seq);
 	call_answer_fields(call, buf_str(&out));
 	buf_finish(&out);
 }
@@ -86,7 +86,7 @@ static void answer_all(struct call *call, struct str run_id, struct str thread_i
 static void cancel_others(struct user *user, const struct run *but)
 {
 	struct run *run, *after;
-	DL_FOREACH_SAFE(user->runs, run, after)
+	DL_FOREACH_SAFE (user->runs, run, after)
 		if (run != but && id_eq(&run->thread_id, &but->thread_id))
 			run_cancel(run, CANCEL_INTERRUPT);
 }
@@ -206,8 +206,7 @@ static void put_interrupts(struct user *user, struct run *but, struct append *ap
 		abort();
 	rows[0] = append->runs[0];
 	append->runs = rows;
-	DL_FOREACH(user->runs, run)
-	{
+	DL_FOREACH (user->runs, run) {
 		bool is_open = run->life != LIFE_ACCEPTING && run->life != LIFE_FINISHING;
 		if (run == but || !is_open || !id_eq(&run->thread_id, &but->thread_id))
 			continue;
@@ -297,7 +296,8 @@ static void on_all_read(struct call *call)
 	else if (call->read_err)
 		fail_all(call, call->read_err == ERR_FENCED ? ERR_FENCED : ERR_UNAVAILABLE, NULL);
 	else if (call->key_found)
-		answer_all(call, id_str(&call->first.run_id), id_str(&call->first.thread_id), call->first.seq, call->first.input_hash);
+		answer_all(call, id_str(&call->first.run_id), id_str(&call->first.thread_id), call->first.seq,
+		           call->first.input_hash);
 	else if (call->request.command.thread_id.n && !call->thread_found)
 		fail_all(call, ERR_NOT_FOUND, NULL);
 	else
@@ -317,7 +317,8 @@ static void on_key_read(struct pending_op *pending)
 	struct call *call = pending->ctx;
 	const struct store_op *op = pending->op;
 	if (op->err == ERR_OK && op->find_key.found) {
-		call->key_found = id_parse(&call->first.run_id, op->find_key.run_id) && id_parse(&call->first.thread_id, op->find_key.thread_id);
+		call->key_found = id_parse(&call->first.run_id, op->find_key.run_id) &&
+		                  id_parse(&call->first.thread_id, op->find_key.thread_id);
 		call->first.seq = op->find_key.seq;
 		call->first.input_hash = op->find_key.input_hash;
 	}
@@ -388,8 +389,8 @@ static struct call *leader_of(const struct call *call)
 	DL_FOREACH2(call->user->calls, other, user_next)
 	{
 		const struct command *command = &other->request.command;
-		if (other != call && !other->is_follower && other->request.kind == REQUEST_COMMAND && command->kind == COMMAND_RUN_START &&
-		    !other->waits && str_eq(command->idempotency_key, key))
+		if (other != call && !other->is_follower && other->request.kind == REQUEST_COMMAND &&
+		    command->kind == COMMAND_RUN_START && !other->waits && str_eq(command->idempotency_key, key))
 			return other;
 	}
 	return NULL;

@@ -100,8 +100,8 @@ void user_free_lost(struct core *core)
 {
 	struct user *user, *after;
 	DL_FOREACH_SAFE2(core->lost, user, after, lost_next)
-		if (user->pins == 0)
-			user_free(user);
+	if (user->pins == 0)
+		user_free(user);
 }
 
 /* ---- attaching ---- */
@@ -173,8 +173,8 @@ static void on_granted(struct user *user, struct store_op *op)
 	user->epoch = op->acquire.epoch;
 	user->last_seq = op->acquire.last_seq;
 	user->earliest_seq = op->acquire.earliest_seq;
-	log_info("user", "owned", "user", user->id.s, "epoch", LOG_U64(user->epoch), "last_seq", LOG_U64(user->last_seq), "open_runs",
-		 LOG_U64(op->acquire.n_open_runs), NULL);
+	log_info("user", "owned", "user", user->id.s, "epoch", LOG_U64(user->epoch), "last_seq", LOG_U64(user->last_seq),
+	         "open_runs", LOG_U64(op->acquire.n_open_runs), NULL);
 	recover_runs(user, op);
 	answer_all_attached(user);
 	user_touch(user);
@@ -196,7 +196,7 @@ static void on_acquired(struct pending_op *pending)
 	} else if (op->err == ERR_OK) {
 		on_granted(user, op);
 	} else if (op->err == ERR_MOVED && lease_judge(user->core->parts.lease, owner) == LEASE_DEAD &&
-		   !(str_eq(op->acquire.over_id, owner->id) && op->acquire.over_incarnation == owner->incarnation)) {
+	           !(str_eq(op->acquire.over_id, owner->id) && op->acquire.over_incarnation == owner->incarnation)) {
 		log_info("user", "take_over", "user", user->id.s, NULL);
 		acquire(user, owner);
 	} else if (op->err == ERR_MOVED) {
@@ -279,7 +279,8 @@ void user_lose(struct user *user, const char *why)
 	struct core *core = user->core;
 	if (user->state == USER_LOST)
 		return;
-	log_warn("user", "lost", "user", user->id.s, "epoch", LOG_U64(user->epoch), "state", user_state_name(user->state), "why", why, NULL);
+	log_warn("user", "lost", "user", user->id.s, "epoch", LOG_U64(user->epoch), "state", user_state_name(user->state), "why",
+	         why, NULL);
 	core_count(METRIC_USERS_FENCED, 1);
 	move(user, USER_LOST);
 	publish_lost(user);
@@ -313,8 +314,7 @@ static void on_verified(struct pending_op *pending)
 void user_verify_all(struct core *core)
 {
 	struct user *user, *after;
-	HASH_ITER(hh, core->users, user, after)
-	{
+	HASH_ITER (hh, core->users, user, after) {
 		if (user->state != USER_OWNED || user->verifying)
 			continue;
 		user->verifying = true;
@@ -332,7 +332,8 @@ static void on_released(struct pending_op *pending)
 	if (user->state != USER_RELEASING)
 		return;
 	if (err != ERR_OK && err != ERR_FENCED) {
-		log_warn("user", "release_failed", "user", user->id.s, "error", err_name(err), "detail", pending->op->info.text, NULL);
+		log_warn("user", "release_failed", "user", user->id.s, "error", err_name(err), "detail", pending->op->info.text,
+		         NULL);
 		move(user, USER_OWNED);
 		user->idle_over = false;
 		answer_all_attached(user);

@@ -22,7 +22,7 @@
 enum user_state { USER_ACQUIRING, USER_OWNED, USER_RELEASING, USER_LOST };
 
 enum {
-	USER_MAX_ACTIVE = 8,  /* until a gateway says otherwise */
+	USER_MAX_ACTIVE = 8, /* until a gateway says otherwise */
 	USER_CALLS_MAX = 1024,
 };
 
@@ -39,7 +39,7 @@ struct user {
 	struct ring ring;
 	struct append_queue log;
 	struct attachment *attachments;
-	struct run *runs; /* open ones, in the order of acceptance */
+	struct run *runs;   /* open ones, in the order of acceptance */
 	struct call *calls; /* commands under way */
 	size_t n_calls;
 	struct call *attaching; /* ATTACH requests that wait for the store (by user_next) */

@@ -217,7 +217,7 @@ static void check_whoami(struct http_conn *conn, const struct id_case *c)
 	http_header(&r, "content-type", type, sizeof type);
 	if (r.status == 200) {
 		json_t *body = json_loadb(r.body.p, r.body.n, 0, NULL);
-		assert_true(json_is_integer(json_object_get(body, "expires_at")) || json_is_string(json_object_get(body, "expires_at")));
+		assert_int_equal(json_string_length(json_object_get(body, "expires_at")), strlen("2026-01-01T00:00:00.000Z"));
 		assert_int_equal(json_string_length(json_object_get(body, "user_id")), c->n);
 		assert_memory_equal(chat_text_of(body, "user_id"), c->bytes, c->n);
 		json_decref(body);

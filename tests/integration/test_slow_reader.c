@@ -24,15 +24,18 @@ enum {
 struct flood {
 	struct cluster *c;
 	struct chat *reader, *slow, *other; /* two tabs of the one, and another user */
-	uint64_t samples[SAMPLES_MAX];
-	size_t n_samples;
+	struct {
+		uint64_t us[SAMPLES_MAX];
+		size_t n;
+	} kinds[2]; /* a ping, answered by the gateway; a small query, answered by the worker */
+	unsigned kind;
 	char asked[32];
 	uint64_t asked_at;
 	long rss_max_kb;
 	uint64_t looked_at;
 };
 
-/* The other user's ping and small query, one after the other: each round's time is a sample. */
+/* The other user's ping and small query, in turns, one after the other: each round's time is a sample. */
 static void probe(struct flood *f)
 {
 	struct chat_answer *a = NULL;
@@ -40,11 +43,29 @@ static void probe(struct flood *f)
 		HASH_FIND_STR(f->other->answers, f->asked, a);
 	if (f->asked[0] && !a)
 		return;
-	if (a && f->n_samples < SAMPLES_MAX)
-		f->samples[f->n_samples++] = a->at_us - f->asked_at;
+	if (a && f->kinds[f->kind].n < SAMPLES_MAX)
+		f->kinds[f->kind].us[f->kinds[f->kind].n++] = a->at_us - f->asked_at;
 	f->asked_at = clock_us();
-	json_t *m = f->n_samples % 2 ? json_pack("{s:s,s:i}", "type", "thread.list", "limit", 1) : json_pack("{s:s}", "type", "ping");
+	f->kind ^= 1;
+	json_t *m = f->kind ? json_pack("{s:s,s:i}", "type", "thread.list", "limit", 1) : json_pack("{s:s}", "type", "ping");
 	snprintf(f->asked, sizeof f->asked, "%s", chat_send(f->other, m));
+}
+
+/* Prints both kinds' percentiles; returns the larger p99. */
+static uint64_t latency(struct flood *f)
+{
+	uint64_t worst = 0;
+	for (unsigned k = 0; k < 2; k++) {
+		size_t n = f->kinds[k].n;
+		assert_true(n > 0);
+		uint64_t p50 = percentile(f->kinds[k].us, n, 0.5), p99 = percentile(f->kinds[k].us, n, 0.99);
+		print_message("    another's %s: p50 %llu us, p99 %llu us of %zu\n", k ? "query" : "ping", (unsigned long long)p50,
+		              (unsigned long long)p99, n);
+		if (p99 > worst)
+			worst = p99;
+		f->kinds[k].n = 0;
+	}
+	return worst;
 }
 
 static void watch_memory(struct flood *f)
@@ -64,7 +85,7 @@ static uint64_t flood(struct flood *f, unsigned mb, const char *what)
 	uint64_t begin = clock_ms(), bytes = f->reader->bytes, deltas = f->reader->deltas, deadline = begin + 120000 * patience();
 	size_t looked = f->reader->n_events;
 	bool ended = false;
-	f->n_samples = 0;
+	f->kinds[0].n = f->kinds[1].n = 0;
 	f->rss_max_kb = 0;
 	snprintf(steps, sizeof steps,
 	         "[{\"stream\":{\"tokens\":%u,\"interval_ms\":0,\"bytes\":4096}},{\"think\":\"half\"},"
@@ -85,13 +106,9 @@ static uint64_t flood(struct flood *f, unsigned mb, const char *what)
 	assert_string_equal(f->reader->events[f->reader->n_events - 1].type, "agent_completed");
 	chat_check(f->reader);
 	chat_check(f->other);
-	assert_true(f->n_samples > 0);
-	uint64_t p50 = percentile(f->samples, f->n_samples, 0.5), p99 = percentile(f->samples, f->n_samples, 0.99);
-	print_message("%s: %.1f MB in %llu ms (%llu deltas); another's latency p50 %llu us, p99 %llu us of %zu; gateway RSS at most %ld KiB\n",
-	              what, (double)(f->reader->bytes - bytes) / 1e6, (unsigned long long)(clock_ms() - begin),
-	              (unsigned long long)(f->reader->deltas - deltas), (unsigned long long)p50, (unsigned long long)p99, f->n_samples,
-	              f->rss_max_kb);
-	return p99;
+	print_message("%s: %.1f MB in %llu ms (%llu deltas); gateway RSS at most %ld KiB\n", what, (double)(f->reader->bytes - bytes) / 1e6,
+	              (unsigned long long)(clock_ms() - begin), (unsigned long long)(f->reader->deltas - deltas), f->rss_max_kb);
+	return latency(f);
 }
 
 static void check_same_events(const struct chat *a, const struct chat *b)
@@ -107,7 +124,8 @@ static void check_same_events(const struct chat *a, const struct chat *b)
 static void a_reader_that_stops_costs_its_cap_only(void **state)
 {
 	struct cluster *c = *state;
-	struct flood f = {.c = c};
+	static struct flood f; /* large */
+	f.c = c;
 	unsigned mb = patience() > 1 ? 8 : 50;
 	struct chat_args args = {.port = cluster_port(c, 0), .user = USER, .forget_bytes = true};
 	f.reader = chat_enter(c->loop, &args);
@@ -122,10 +140,13 @@ static void a_reader_that_stops_costs_its_cap_only(void **state)
 	uint64_t at_stop = f.slow->bytes, begin = f.reader->bytes;
 
 	ws_pause(f.slow->ws, true);
-	uint64_t during = flood(&f, mb, "one has stopped");
-	uint64_t during2 = flood(&f, mb, "still stopped");
-	if (during2 > during)
-		during = during2;
+	uint64_t during = 0;
+	for (unsigned i = 0; i < 8 && f.reader->bytes - begin < (uint64_t)mb * 4000000; i++) {
+		uint64_t p99 = flood(&f, mb, "one has stopped");
+		if (p99 > during)
+			during = p99;
+	}
+	assert_true(f.reader->bytes - begin >= (uint64_t)mb * 4000000);
 	print_message("%.1f MB went by the stopped reader; RSS grew by %ld KiB\n", (double)(f.reader->bytes - begin) / 1e6, f.rss_max_kb - rss);
 	assert_true(f.slow->bytes == at_stop);
 	if (patience() == 1) { /* a sanitizer's allocator keeps what was freed */

@@ -137,7 +137,7 @@ static void caps_of_runs_hold(void **state)
 	json_array_foreach(json_object_get(list, "runs"), at, run)
 		active += !strcmp(chat_text_of(run, "status"), "active");
 	print_message("%u accepted, %u refused, %u active at once\n", accepted, refused, active);
-	assert_in_range(accepted, 64, 80);
+	assert_in_range(accepted, 72, 80); /* none of them has ended yet, or few */
 	assert_true(active <= 8);
 	for (unsigned i = 0; i < accepted; i++)
 		if (i >= 16) /* enough have really run: the rest is cancelled, waiting or active */

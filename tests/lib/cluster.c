@@ -15,6 +15,7 @@
 
 #define ARGV_MAX 64
 #define TAIL_BYTES 6000
+#define STOP_MS 40000 /* a worker with a run under way drains for 30 s */
 
 struct argv {
 	const char *items[ARGV_MAX];
@@ -79,7 +80,7 @@ void cluster_start_gateway(struct cluster *c, unsigned i, bool wait)
 	struct argv a = {0};
 	struct blob urls = {0};
 	worker_urls(c, &urls);
-	argv_all(&a, c->args.wrap);
+	argv_all(&a, c->args.wrap_gateways);
 	argv_add(&a, c->args.gateway_program ? c->args.gateway_program : PINION_GATEWAY);
 	argv_flag(&a, "--id", "%s", node->process.name);
 	argv_flag(&a, "--listen", "127.0.0.1:%u", node->port);
@@ -102,7 +103,7 @@ void cluster_start_worker(struct cluster *c, unsigned i, bool wait)
 	struct node *node = &c->workers[i];
 	struct argv a = {0};
 	argv_all(&a, c->args.own_pid_namespaces ? own_namespace : NULL);
-	argv_all(&a, c->args.wrap);
+	argv_all(&a, c->args.wrap_workers);
 	argv_add(&a, c->args.worker_program ? c->args.worker_program : PINION_WORKER);
 	argv_flag(&a, "--id", "%s", node->process.name);
 	argv_flag(&a, "--listen", "ipc://%s/w%u", c->dir, i);
@@ -189,9 +190,9 @@ json_t *node_state(const struct node *node)
 	return state;
 }
 
-static unsigned ready_workers(const struct node *gateway)
+unsigned cluster_ready_workers(const struct cluster *c, unsigned gateway)
 {
-	json_t *state = node_state(gateway), *workers = json_object_get(state, "workers"), *w;
+	json_t *state = node_state(&c->gateways[gateway]), *workers = json_object_get(state, "workers"), *w;
 	unsigned n = 0;
 	size_t i;
 	json_array_foreach(workers, i, w)
@@ -205,9 +206,9 @@ void cluster_wait_workers(struct cluster *c, unsigned gateway, unsigned workers)
 	struct node *node = &c->gateways[gateway];
 	uint64_t deadline = clock_ms() + ready_ms(c);
 	wait_ready(c, node);
-	while (ready_workers(node) < workers) {
+	while (cluster_ready_workers(c, gateway) < workers) {
 		if (clock_ms() >= deadline)
-			fail_msg("%s sees %u of %u workers as ready", node->process.name, ready_workers(node), workers);
+			fail_msg("%s sees %u of %u workers as ready", node->process.name, cluster_ready_workers(c, gateway), workers);
 		pause_ms(10);
 	}
 }
@@ -315,9 +316,9 @@ static void stop_node(struct cluster *c, struct node *node, bool judged, char *w
 {
 	if (!node->process.pid)
 		return;
-	bool ended = cluster_drain(c, node, 20000);
+	bool ended = cluster_drain(c, node, STOP_MS);
 	if (!ended && node->process.pid) {
-		snprintf(why, n, "%s did not end in 20 s after SIGTERM", node->process.name);
+		snprintf(why, n, "%s did not end in %d ms after SIGTERM", node->process.name, STOP_MS);
 		process_kill(&node->process);
 	} else if (!ended && judged && !node->killed) {
 		snprintf(why, n, "%s ended with wait status 0x%x", node->process.name, (unsigned)node->process.status);

@@ -20,7 +20,8 @@ struct cluster_args {
 	unsigned gateways, workers; /* a test may start more later, up to CLUSTER_MAX */
 	const char *const *gateway_args; /* further flags, NULL-terminated; or NULL */
 	const char *const *worker_args;
-	const char *const *wrap;         /* words before each program's path (valgrind …); or NULL */
+	const char *const *wrap_gateways; /* words before the program's path (valgrind …); or NULL */
+	const char *const *wrap_workers;
 	const char *gateway_program, *worker_program; /* NULL: the real ones */
 	const char *agents;              /* text of the agents file; NULL: none */
 	bool own_pid_namespaces;         /* each worker in its own */
@@ -57,6 +58,7 @@ bool cluster_drain(const struct cluster *cluster, struct node *node, unsigned ti
 pid_t node_pid(const struct cluster *cluster, const struct node *node);
 bool cluster_wait_ready(const struct node *node, unsigned timeout_ms);
 /* /readyz of the gateway, with at least this many ready workers in its /v1/state. */
+unsigned cluster_ready_workers(const struct cluster *cluster, unsigned gateway);
 void cluster_wait_workers(struct cluster *cluster, unsigned gateway, unsigned workers);
 
 uint16_t cluster_port(const struct cluster *cluster, unsigned gateway);

@@ -39,8 +39,9 @@ struct w_message {
 	struct buf text;
 	uint64_t after[4096]; /* per byte: needs the events up to here */
 	uint64_t published;   /* bytes */
-	uint64_t voided_by; /* seq; 0: not */
+	uint64_t voided_by;   /* seq; 0: not */
 	bool open;
+	bool ending; /* no longer listed, its last event not yet committed */
 };
 
 struct w_user {
@@ -62,13 +63,13 @@ struct w_dedup {
 struct w_worker {
 	char url[32], id[32];
 	uint64_t incarnation;
-	bool alive;    /* its link is up */
-	bool mute;     /* stopped: answers nothing, beats no more */
+	bool alive; /* its link is up */
+	bool mute;  /* stopped: answers nothing, beats no more */
 	bool draining;
-	bool knows;    /* heard a hello */
+	bool knows;           /* heard a hello */
 	enum err attach_code; /* what it answers to attach instead */
 	enum err command_code;
-	uint64_t number;      /* of its last batch */
+	uint64_t number; /* of its last batch */
 	uint64_t credit;
 	bool attached[USERS];
 	struct w_dedup dedup[8192];
@@ -146,12 +147,13 @@ static struct world {
 	uint64_t next_beat;
 	uint64_t rng;
 	unsigned lose, twice, delay; /* per thousand; delay: how many ms at the most */
+	bool holes;                  /* workers leave out the first event of each page */
 	unsigned executed;           /* runs started */
 	char keys[8192][72];         /* their idempotency keys */
 	enum err verify_code;
 	char verify_user[65];
 	int64_t verify_expires;
-} *w;
+} * w;
 
 static inline uint64_t w_random(void)
 {
@@ -252,7 +254,10 @@ static struct event w_event_view(const struct w_user *u, uint64_t seq)
 {
 	const struct w_event *e = &u->events[seq];
 
-	return (struct event){.seq = seq, .body = str_c(e->body), .closes_message_id = str_c(e->closes), .voids_run_id = str_c(e->voids)};
+	return (struct event){.seq = seq,
+	                      .body = str_c(e->body),
+	                      .closes_message_id = str_c(e->closes),
+	                      .voids_run_id = str_c(e->voids)};
 }
 
 static void w_publish_item(struct w_user *u, struct item *item)
@@ -331,7 +336,7 @@ static void w_message_close(struct w_user *u, struct w_message *m)
 	buf_printf(&more, "\"message_id\":\"%s\",\"text\":", m->id);
 	json_write_string(&more, buf_str(&m->text));
 	buf_append(&more, "", 1);
-	m->open = false;
+	m->open = m->ending = false;
 	w_commit(u, "agent_message", more.p, m->id, NULL);
 	buf_finish(&more);
 }
@@ -342,8 +347,8 @@ static void w_void_run(struct w_user *u, const char *run)
 
 	snprintf(id, sizeof(id), "%s", run);
 	for (size_t i = 0; i < u->n_messages; i++)
-		if (strcmp(u->messages[i]->run, id) == 0 && u->messages[i]->open) {
-			u->messages[i]->open = false;
+		if (strcmp(u->messages[i]->run, id) == 0 && (u->messages[i]->open || u->messages[i]->ending)) {
+			u->messages[i]->open = u->messages[i]->ending = false;
 			u->messages[i]->voided_by = u->last + 1;
 		}
 	w_commit(u, "run_recovered", "", NULL, id);
@@ -357,7 +362,7 @@ static void w_take_over(struct w_user *u, int owner)
 	for (int i = 0; i < WORKERS; i++)
 		w->workers[i].attached[u - w->users] = false;
 	for (size_t i = 0; i < u->n_messages; i++)
-		if (u->messages[i]->open)
+		if (u->messages[i]->open || u->messages[i]->ending)
 			w_void_run(u, u->messages[i]->run);
 }
 
@@ -424,6 +429,10 @@ static void w_answer_replay(int index, const struct request *q, struct reply *r,
 		bytes += events[r->page.n_events++].body.n;
 	}
 	r->page.more = seq <= u->last;
+	if (w->holes && r->page.n_events > 1) {
+		r->page.events++;
+		r->page.n_events--;
+	}
 	for (size_t i = 0; q->replay.with_open && !r->page.more && i < u->n_messages; i++) {
 		const struct w_message *m = u->messages[i];
 		uint64_t have = w_have(q, m->id);
@@ -611,8 +620,9 @@ static void w_link_close(struct worker_link *link)
 	}
 }
 
-static const struct worker_transport_ops w_transport_ops = {
-	.link_open = w_link_open, .request_send = w_request_send, .link_close = w_link_close};
+static const struct worker_transport_ops w_transport_ops = {.link_open = w_link_open,
+                                                            .request_send = w_request_send,
+                                                            .link_close = w_link_close};
 
 /* A worker dies, its link with it; or comes up as a new incarnation. */
 static void w_kill(int index)

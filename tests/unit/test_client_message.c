@@ -49,10 +49,12 @@ static void run_start_is_read_with_every_field(void **state)
 {
 	struct client_message m;
 
-	assert_int_equal(parse(&m, "{\"type\":\"run.start\",\"id\":\"c1\",\"user_id\":\"usr_4a8f9c2b1e5d\",\"input\":{ \"steps\" : [1, \"\\u00fc\"] },"
-	                           "\"agent\":\"script\",\"thread_id\":\"" ID_A "\",\"idempotency_key\":\"k\",\"on_busy\":\"interrupt\","
-	                           "\"metadata\":{\"b\":1,\"a\":2}}"),
-	                 ERR_OK);
+	assert_int_equal(
+		parse(&m,
+	              "{\"type\":\"run.start\",\"id\":\"c1\",\"user_id\":\"usr_4a8f9c2b1e5d\",\"input\":{ \"steps\" : [1, \"\\u00fc\"] },"
+	              "\"agent\":\"script\",\"thread_id\":\"" ID_A "\",\"idempotency_key\":\"k\",\"on_busy\":\"interrupt\","
+	              "\"metadata\":{\"b\":1,\"a\":2}}"),
+		ERR_OK);
 	assert_int_equal(m.kind, CLIENT_COMMAND);
 	assert_int_equal(m.command.kind, COMMAND_RUN_START);
 	assert_true(str_eq_c(m.id, "c1"));
@@ -91,11 +93,14 @@ static void every_type_is_known(void **state)
 	} all[] = {
 		{"{\"type\":\"run.start\",\"id\":\"i\",\"input\":\"\"}", CLIENT_COMMAND, COMMAND_RUN_START},
 		{"{\"type\":\"run.cancel\",\"id\":\"i\",\"run_id\":\"" ID_A "\"}", CLIENT_COMMAND, COMMAND_RUN_CANCEL},
-		{"{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A "\",\"decision\":\"deny\",\"note\":\"\"}",
+		{"{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A
+	         "\",\"decision\":\"deny\",\"note\":\"\"}",
 	         CLIENT_COMMAND, COMMAND_TOOL_DECIDE},
 		{"{\"type\":\"thread.list\",\"id\":\"i\",\"limit\":100,\"before\":\"x\"}", CLIENT_COMMAND, COMMAND_THREAD_LIST},
-		{"{\"type\":\"thread.history\",\"id\":\"i\",\"thread_id\":\"" ID_A "\",\"limit\":200}", CLIENT_COMMAND, COMMAND_THREAD_HISTORY},
-		{"{\"type\":\"thread.rename\",\"id\":\"i\",\"thread_id\":\"" ID_A "\",\"title\":\"t\"}", CLIENT_COMMAND, COMMAND_THREAD_RENAME},
+		{"{\"type\":\"thread.history\",\"id\":\"i\",\"thread_id\":\"" ID_A "\",\"limit\":200}", CLIENT_COMMAND,
+	         COMMAND_THREAD_HISTORY},
+		{"{\"type\":\"thread.rename\",\"id\":\"i\",\"thread_id\":\"" ID_A "\",\"title\":\"t\"}", CLIENT_COMMAND,
+	         COMMAND_THREAD_RENAME},
 		{"{\"type\":\"thread.delete\",\"id\":\"i\",\"thread_id\":\"" ID_A "\"}", CLIENT_COMMAND, COMMAND_THREAD_DELETE},
 		{"{\"type\":\"run.list\",\"id\":\"i\",\"thread_id\":\"" ID_A "\",\"limit\":1}", CLIENT_COMMAND, COMMAND_RUN_LIST},
 		{"{\"type\":\"auth\",\"id\":\"i\",\"token\":\"\"}", CLIENT_AUTH, 0},
@@ -117,40 +122,77 @@ static void decisions_are_allow_or_deny(void **state)
 {
 	struct client_message m;
 
-	assert_int_equal(parse(&m, "{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A "\",\"decision\":\"allow\"}"),
+	assert_int_equal(parse(&m, "{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A
+	                           "\",\"decision\":\"allow\"}"),
 	                 ERR_OK);
 	assert_true(m.command.allow);
 	client_message_finish(&m);
-	expect(ERR_INVALID_MESSAGE, "{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A "\",\"decision\":\"maybe\"}");
-	expect(ERR_INVALID_MESSAGE, "{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A "\",\"decision\":true}");
+	expect(ERR_INVALID_MESSAGE, "{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A
+	                            "\",\"decision\":\"maybe\"}");
+	expect(ERR_INVALID_MESSAGE,
+	       "{\"type\":\"tool.decide\",\"id\":\"i\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A "\",\"decision\":true}");
 }
 
 static void malformed_messages_are_invalid(void **state)
 {
 	static const char *const all[] = {
-		"", " ", "x", "{", "[]", "null", "5", "\"ping\"", "{}", "{\"id\":\"a\"}", "{\"type\":5,\"id\":\"a\"}", "{\"type\":null,\"id\":\"a\"}",
-		"{\"type\":\"ping\"}", "{\"type\":\"ping\",\"id\":\"\"}", "{\"type\":\"ping\",\"id\":5}", "{\"type\":\"ping\",\"id\":null}",
-		"{\"type\":\"ping\",\"id\":\"a\"} x", "{\"type\":\"ping\",\"id\":\"a\",\"id\":\"a\"}", "{\"type\":\"ping\",\"id\":\"a\\u0000\"}",
-		"{\"type\":\"ping\",\"id\":\"a\",\"extra\":1}", "{\"type\":\"ping\",\"id\":\"a\",\"token\":\"t\"}", "{\"type\":\"ping\",\"id\":\"a\",\"\":1}",
-		"{\"type\":\"run.start\",\"id\":\"a\"}", "{\"type\":\"run.start\",\"id\":\"a\",\"input\":5}", "{\"type\":\"run.start\",\"id\":\"a\",\"input\":null}",
-		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":[]}", "{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"agent\":\"\"}",
-		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"agent\":null}", "{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"agent\":{}}",
-		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"thread_id\":5}", "{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"on_busy\":\"wait\"}",
-		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"on_busy\":1}", "{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"metadata\":\"m\"}",
-		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"metadata\":[]}", "{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"run_id\":\"" ID_A "\"}",
+		"",
+		" ",
+		"x",
+		"{",
+		"[]",
+		"null",
+		"5",
+		"\"ping\"",
+		"{}",
+		"{\"id\":\"a\"}",
+		"{\"type\":5,\"id\":\"a\"}",
+		"{\"type\":null,\"id\":\"a\"}",
+		"{\"type\":\"ping\"}",
+		"{\"type\":\"ping\",\"id\":\"\"}",
+		"{\"type\":\"ping\",\"id\":5}",
+		"{\"type\":\"ping\",\"id\":null}",
+		"{\"type\":\"ping\",\"id\":\"a\"} x",
+		"{\"type\":\"ping\",\"id\":\"a\",\"id\":\"a\"}",
+		"{\"type\":\"ping\",\"id\":\"a\\u0000\"}",
+		"{\"type\":\"ping\",\"id\":\"a\",\"extra\":1}",
+		"{\"type\":\"ping\",\"id\":\"a\",\"token\":\"t\"}",
+		"{\"type\":\"ping\",\"id\":\"a\",\"\":1}",
+		"{\"type\":\"run.start\",\"id\":\"a\"}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":5}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":null}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":[]}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"agent\":\"\"}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"agent\":null}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"agent\":{}}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"thread_id\":5}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"on_busy\":\"wait\"}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"on_busy\":1}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"metadata\":\"m\"}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"metadata\":[]}",
+		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"run_id\":\"" ID_A "\"}",
 		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"idempotency_key\":\"\"}",
 		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"idempotency_key\":7}",
 		"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"idempotency_key\":\"\\u0001k\"}",
-		"{\"type\":\"run.cancel\",\"id\":\"a\"}", "{\"type\":\"run.cancel\",\"id\":\"a\",\"run_id\":5}", "{\"type\":\"run.cancel\",\"id\":\"a\",\"run_id\":null}",
-		"{\"type\":\"run.cancel\",\"id\":\"a\",\"run_id\":{}}", "{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":0}",
-		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":101}", "{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":-1}",
-		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":5.0}", "{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":\"5\"}",
-		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":4294967297}", "{\"type\":\"thread.list\",\"id\":\"a\",\"before\":\"\"}",
-		"{\"type\":\"thread.list\",\"id\":\"a\",\"before\":5}", "{\"type\":\"thread.history\",\"id\":\"a\"}",
+		"{\"type\":\"run.cancel\",\"id\":\"a\"}",
+		"{\"type\":\"run.cancel\",\"id\":\"a\",\"run_id\":5}",
+		"{\"type\":\"run.cancel\",\"id\":\"a\",\"run_id\":null}",
+		"{\"type\":\"run.cancel\",\"id\":\"a\",\"run_id\":{}}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":0}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":101}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":-1}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":5.0}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":\"5\"}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"limit\":4294967297}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"before\":\"\"}",
+		"{\"type\":\"thread.list\",\"id\":\"a\",\"before\":5}",
+		"{\"type\":\"thread.history\",\"id\":\"a\"}",
 		"{\"type\":\"thread.history\",\"id\":\"a\",\"thread_id\":\"" ID_A "\",\"limit\":201}",
 		"{\"type\":\"thread.rename\",\"id\":\"a\",\"thread_id\":\"" ID_A "\"}",
 		"{\"type\":\"thread.rename\",\"id\":\"a\",\"thread_id\":\"" ID_A "\",\"title\":\"\"}",
-		"{\"type\":\"run.list\",\"id\":\"a\",\"limit\":101}", "{\"type\":\"auth.refresh\",\"id\":\"a\"}", "{\"type\":\"auth.refresh\",\"id\":\"a\",\"token\":5}",
+		"{\"type\":\"run.list\",\"id\":\"a\",\"limit\":101}",
+		"{\"type\":\"auth.refresh\",\"id\":\"a\"}",
+		"{\"type\":\"auth.refresh\",\"id\":\"a\",\"token\":5}",
 	};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
@@ -165,16 +207,26 @@ static void invalid_beats_not_found(void **state)
 
 static void strings_that_are_no_id_of_ours_are_not_found(void **state)
 {
-	static const char *const all[] = {"", "x", "0A1B2C3D-0000-4000-8000-00000000000A", "0a1b2c3d-0000-4000-8000-00000000000",
-	                                  ID_A "0", "00000000-0000-0000-0000-000000000000", " " ID_A, "{" ID_A "}"};
+	static const char *const all[] = {"",
+	                                  "x",
+	                                  "0A1B2C3D-0000-4000-8000-00000000000A",
+	                                  "0a1b2c3d-0000-4000-8000-00000000000",
+	                                  ID_A "0",
+	                                  "00000000-0000-0000-0000-000000000000",
+	                                  " " ID_A,
+	                                  "{" ID_A "}"};
 	char text[512];
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
 		snprintf(text, sizeof(text), "{\"type\":\"run.cancel\",\"id\":\"a\",\"run_id\":\"%s\"}", all[i]);
 		expect(ERR_NOT_FOUND, text);
-		snprintf(text, sizeof(text), "{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"thread_id\":\"%s\"}", all[i]);
+		snprintf(text, sizeof(text), "{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"x\",\"thread_id\":\"%s\"}",
+		         all[i]);
 		expect(ERR_NOT_FOUND, text);
-		snprintf(text, sizeof(text), "{\"type\":\"tool.decide\",\"id\":\"a\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"%s\",\"decision\":\"deny\"}", all[i]);
+		snprintf(text, sizeof(text),
+		         "{\"type\":\"tool.decide\",\"id\":\"a\",\"run_id\":\"" ID_A
+		         "\",\"tool_call_id\":\"%s\",\"decision\":\"deny\"}",
+		         all[i]);
 		expect(ERR_NOT_FOUND, text);
 	}
 }
@@ -226,8 +278,9 @@ static void fields_have_their_bounds(void **state)
 		{"{\"type\":\"run.start\",\"id\":\"a\",\"input\":\"", (1 << 20) - 2, "\"}", ERR_TOO_LARGE},
 		{"{\"type\":\"thread.list\",\"id\":\"a\",\"before\":\"", 128, "\"}", ERR_TOO_LARGE},
 		{"{\"type\":\"thread.rename\",\"id\":\"a\",\"thread_id\":\"" ID_A "\",\"title\":\"", 200, "\"}", ERR_TOO_LARGE},
-		{"{\"type\":\"tool.decide\",\"id\":\"a\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A "\",\"decision\":\"deny\",\"note\":\"", 1000,
-	         "\"}", ERR_TOO_LARGE},
+		{"{\"type\":\"tool.decide\",\"id\":\"a\",\"run_id\":\"" ID_A "\",\"tool_call_id\":\"" ID_A
+	         "\",\"decision\":\"deny\",\"note\":\"",
+	         1000, "\"}", ERR_TOO_LARGE},
 	};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -271,7 +324,10 @@ static void auth_keeps_a_claimed_user_for_later(void **state)
 {
 	struct client_message m;
 
-	assert_int_equal(client_message_parse(&m, str_c("{\"type\":\"auth\",\"id\":\"a\",\"token\":\"t\",\"user_id\":\"someone\"}"), NULL, &info), ERR_OK);
+	assert_int_equal(client_message_parse(&m,
+	                                      str_c("{\"type\":\"auth\",\"id\":\"a\",\"token\":\"t\",\"user_id\":\"someone\"}"),
+	                                      NULL, &info),
+	                 ERR_OK);
 	assert_int_equal(m.kind, CLIENT_AUTH);
 	assert_true(m.has_user_id);
 	assert_true(str_eq_c(m.user_id, "someone"));
@@ -282,8 +338,9 @@ static void auth_keeps_a_claimed_user_for_later(void **state)
 /* Flips, cuts and doubles bytes of a good message: any verdict, no crash. */
 static void mutations_never_crash(void **state)
 {
-	static const char good[] = "{\"type\":\"run.start\",\"id\":\"c1\",\"input\":{\"steps\":[{\"say\":\"x\"}]},\"thread_id\":\"" ID_A
-	                           "\",\"on_busy\":\"reject\",\"metadata\":{\"a\":[1,2,{}]}}";
+	static const char good[] =
+		"{\"type\":\"run.start\",\"id\":\"c1\",\"input\":{\"steps\":[{\"say\":\"x\"}]},\"thread_id\":\"" ID_A
+		"\",\"on_busy\":\"reject\",\"metadata\":{\"a\":[1,2,{}]}}";
 	uint64_t rng = 88172645463325252u;
 
 	for (int i = 0; i < 20000; i++) {

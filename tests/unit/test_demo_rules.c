@@ -83,6 +83,9 @@ static void anything_else_still_uses_a_tool(void **state)
 	plans("?!", DEMO_HELP, "notes", "{\"op\":\"list\"}");
 	plans("the quick brown fox", DEMO_COUNT, "calculator", "{\"expression\":\"round(10 * 16 / 4) / 10\"}");
 	plans("\xc3\xa4\xc3\xb6 \xe2\x82\xac", DEMO_COUNT, "calculator", "{\"expression\":\"round(10 * 3 / 2) / 10\"}");
+	plans("count to 20", DEMO_COUNT_UP, "calculator", "{\"expression\":\"20 * 100 / 1000\"}");
+	plans("Please count up to 7!", DEMO_COUNT_UP, "calculator", "{\"expression\":\"7 * 100 / 1000\"}");
+	plans("I can count to infinity", DEMO_COUNT, "calculator", "{\"expression\":\"round(10 * 19 / 5) / 10\"}");
 	plans("room 42", DEMO_COUNT, "calculator", "{\"expression\":\"round(10 * 6 / 2) / 10\"}");
 }
 

@@ -121,11 +121,32 @@ static void reader_behind_retention_is_told_to_start_anew(void **state)
 	assert_string_equal(c->reason, "behind_retention");
 }
 
+static void events_that_left_the_log_unseen_close_those_who_lack_them(void **state)
+{
+	struct conn *c = c_open(0);
+	w_run(100);
+	w->lose = 1000;
+	for (int i = 0; i < 5; i++)
+		w_commit(alice(), "tick", "", NULL, NULL);
+	alice()->earliest = 4;
+	w->lose = 0;
+	w_run(500);
+	assert_int_equal(c->close_code, CLOSE_TRY_LATER);
+	assert_string_equal(c->reason, "behind_retention");
+	struct conn *next = c_resume(0, 3);
+	w_run(50);
+	assert_true(next->resumed);
+	assert_int_equal(next->events, 2);
+}
+
 /* ---- exactly next ---- */
 
 static void publish_event(uint64_t seq, uint64_t epoch)
 {
-	struct item item = {.user_id = str_c(alice()->name), .epoch = epoch, .kind = ITEM_EVENT, .event = w_event_view(alice(), seq)};
+	struct item item = {.user_id = str_c(alice()->name),
+	                    .epoch = epoch,
+	                    .kind = ITEM_EVENT,
+	                    .event = w_event_view(alice(), seq)};
 
 	w_publish(&w->workers[alice()->owner], &item, 1);
 }
@@ -348,6 +369,29 @@ static void message_that_nothing_was_seen_of_comes_without_deltas(void **state)
 	assert_int_equal(c->deltas, 0);
 }
 
+static void message_whose_end_is_being_committed_keeps_what_was_shown(void **state)
+{
+	struct conn *c = c_open(0);
+	w_run(100);
+	struct w_message *m = w_message_open(alice(), NULL);
+	w_stream(alice(), m, "seen ");
+	w_run(5);
+	m->open = false; /* the log lists it no more, and has no event of it yet */
+	struct item item = {.kind = ITEM_HEAD, .head.last_seq = alice()->last};
+	w_publish_item(alice(), &item);
+	w_run(50);
+	w->lose = 1000;
+	w_stream(alice(), m, "and lost");
+	w->lose = 0;
+	w_message_close(alice(), m);
+	w_run(50);
+	assert_int_equal(c->events, 1);
+	assert_int_equal(c_text(c, m->id)->text.n, 13);
+	unsigned before = w->workers[alice()->owner].replays;
+	w_run(3000);
+	assert_int_equal(w->workers[alice()->owner].replays, before);
+}
+
 static void text_waits_for_the_event_it_comes_after(void **state)
 {
 	struct conn *c = c_open(0);
@@ -393,6 +437,9 @@ static void delta_of_a_message_closed_long_ago_is_ignored(void **state)
 	w_run(50);
 	assert_int_equal(c->deltas, 101);
 	assert_int_equal(c->events, 101);
+	unsigned before = w->workers[alice()->owner].replays;
+	w_run(3000);
+	assert_int_equal(w->workers[alice()->owner].replays, before); /* the log was asked once, and believed */
 }
 
 static void recovered_run_voids_its_text(void **state)
@@ -441,6 +488,20 @@ static void slow_reader_is_bounded_and_gets_all_in_order(void **state)
 	assert_int_equal(slow->events, 1001);
 	assert_int_equal(c_text(slow, m->id)->text.n, m->text.n);
 	assert_int_equal(c_text(slow, open->id)->text.n, 10);
+}
+
+static void page_with_a_hole_is_not_delivered(void **state)
+{
+	for (int i = 0; i < 10; i++)
+		w_commit(alice(), "tick", "", NULL, NULL);
+	w->holes = true;
+	struct conn *c = c_resume(0, 0);
+	w_run(1000);
+	assert_true(c->welcomed);
+	assert_int_equal(c->events, 0);
+	w->holes = false;
+	w_run(2000);
+	assert_int_equal(c->events, 10);
 }
 
 static void slow_reader_goes_on_live_afterwards(void **state)
@@ -707,10 +768,12 @@ static void connection_during_a_detach_attaches_after_it(void **state)
 	w_run(100);
 	c_finish(c);
 	w_run(4999);
-	w->delay = 40;
+	w->delay = 500;
 	w_run(2);
+	assert_true(w_owner_attached(0)); /* the request is still on its way: an attach now would overtake it */
+	w->delay = 0;
 	c = c_open(0);
-	w_run(500);
+	w_run(1000);
 	assert_true(c->welcomed);
 	assert_true(w_owner_attached(0));
 }
@@ -742,12 +805,14 @@ static void credit_is_given_and_given_again(void **state)
 	assert_true(owner->credit >= 64);
 	w_run(300);
 	assert_int_equal(owner->credit, 200);
-	w->lose = 700;
 	w_commit(alice(), "tick", "", NULL, NULL);
-	w_run(20000);
+	w_run(5);
+	w->lose = 1000; /* the credit for it gets lost */
+	w_run(1200);
+	assert_int_equal(owner->credit, 200);
 	w->lose = 0;
-	w_run(3000);
-	assert_int_equal(owner->credit, owner->number);
+	w_run(2000);
+	assert_int_equal(owner->credit, 201);
 }
 
 static void unlisted_worker_is_closed_when_unused(void **state)
@@ -870,6 +935,17 @@ static void command_of_a_fenced_worker_goes_to_the_next_owner(void **state)
 	assert_int_equal(c->events, 1);
 }
 
+static void command_fenced_by_its_own_worker_is_sent_anew(void **state)
+{
+	struct conn *c = c_open(0);
+	w_run(2000);
+	w_take_over(alice(), alice()->owner);
+	c_send(c, "{\"type\":\"run.start\",\"id\":\"r\",\"input\":\"x\"}");
+	w_run(1000);
+	assert_int_equal(c_count(c, "r ack"), 1);
+	assert_int_equal(c->events, 1);
+}
+
 static void worker_errors_are_told_as_the_protocol_names_them(void **state)
 {
 	struct conn *c = c_open(0);
@@ -936,7 +1012,8 @@ static void unauthenticated_connection_can_do_nothing_else(void **state)
 	refused_by(auth, ERR_TOKEN_EXPIRED, "a token_expired", CLOSE_UNAUTHENTICATED);
 	refused_by(auth, ERR_ISSUER_MISMATCH, "a issuer_mismatch", CLOSE_UNAUTHENTICATED);
 	refused_by(auth, ERR_INVALID_USER_ID, "a invalid_user_id", CLOSE_IDENTITY);
-	refused_by("{\"type\":\"auth\",\"id\":\"a\",\"token\":\"t\",\"user_id\":\"usr_ffffffffffff\"}", ERR_OK, "a forbidden", CLOSE_IDENTITY);
+	refused_by("{\"type\":\"auth\",\"id\":\"a\",\"token\":\"t\",\"user_id\":\"usr_ffffffffffff\"}", ERR_OK, "a forbidden",
+	           CLOSE_IDENTITY);
 	refused_by("{\"type\":\"auth\",\"id\":\"a\",\"token\":\"t\",\"user_id\":5}", ERR_OK, "a forbidden", CLOSE_IDENTITY);
 	struct conn *c = c_open_unauthenticated();
 	session_on_text(c->session, str_c("\xff\xfe"));
@@ -1162,7 +1239,8 @@ static void state_shows_workers_users_and_sessions(void **state)
 	assert_true(json_is_true(json_object_get(json_array_get(json_object_get(j, "workers"), 0), "ready")));
 	assert_int_equal(json_integer_value(json_object_get(j, "users")), 2);
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(j, "sessions"), "live")), 2);
-	assert_string_equal(json_string_value(json_object_get(json_object_get(json_object_get(j, "pins"), alice()->name), "worker")),
+	assert_string_equal(json_string_value(
+				    json_object_get(json_object_get(json_object_get(j, "pins"), alice()->name), "worker")),
 	                    w->workers[alice()->owner].id);
 	json_decref(j);
 }
@@ -1193,6 +1271,7 @@ int main(void)
 		TEST(resume_outside_of_what_is_kept_is_not_resumed),
 		TEST(resume_beyond_what_this_gateway_knows_asks_the_log),
 		TEST(reader_behind_retention_is_told_to_start_anew),
+		TEST(events_that_left_the_log_unseen_close_those_who_lack_them),
 		TEST(lost_publication_is_fetched_from_the_log),
 		TEST(lost_tail_shows_by_the_next_beat),
 		TEST(doubled_and_reordered_events_come_once_in_order),
@@ -1208,11 +1287,13 @@ int main(void)
 		TEST(overlapping_and_doubled_deltas_are_cut),
 		TEST(missing_rest_comes_before_the_closing_event),
 		TEST(message_that_nothing_was_seen_of_comes_without_deltas),
+		TEST(message_whose_end_is_being_committed_keeps_what_was_shown),
 		TEST(text_waits_for_the_event_it_comes_after),
 		TEST(delta_of_a_closed_message_is_ignored),
 		TEST(delta_of_a_message_closed_long_ago_is_ignored),
 		TEST(recovered_run_voids_its_text),
 		TEST(slow_reader_is_bounded_and_gets_all_in_order),
+		TEST(page_with_a_hole_is_not_delivered),
 		TEST(slow_reader_goes_on_live_afterwards),
 		TEST(event_larger_than_the_outbox_is_delivered),
 		TEST(large_open_text_comes_in_pieces),
@@ -1241,6 +1322,7 @@ int main(void)
 		TEST(repeated_run_start_starts_one_run),
 		TEST(unanswered_command_is_unavailable_at_its_deadline),
 		TEST(command_of_a_fenced_worker_goes_to_the_next_owner),
+		TEST(command_fenced_by_its_own_worker_is_sent_anew),
 		TEST(worker_errors_are_told_as_the_protocol_names_them),
 		TEST(impossible_ids_never_reach_a_worker),
 		TEST(in_band_auth_is_answered_by_the_welcome),

@@ -87,20 +87,27 @@ static struct w_message *user_open_message(struct w_user *u)
 
 static void user_step(struct w_user *u)
 {
-	static const char *const texts[] = {"a", "word ", "z\xc3\xbc", "\xe2\x82\xac uro ", "\xf0\x9f\x98\x80", "a longer piece of streamed text "};
+	static const char *const texts[] = {
+		"a", "word ", "z\xc3\xbc", "\xe2\x82\xac uro ", "\xf0\x9f\x98\x80", "a longer piece of streamed text "};
 	struct w_message *m = user_open_message(u);
 	unsigned dice = w_random() % 100;
 
 	if (u->owner < 0 || !w->workers[u->owner].alive || w->workers[u->owner].mute)
 		return; /* nobody runs its agents */
+	for (size_t i = 0; i < u->n_messages; i++)
+		if (u->messages[i]->ending && w_chance(300))
+			w_message_close(u, u->messages[i]);
 	if (dice < 15) {
 		w_commit(u, "tick", "\"more\":\"some event of an agent, to take up room\"", NULL, NULL);
 	} else if (dice < 20 && u->n_messages < 500) {
 		w_stream(u, w_message_open(u, NULL), "begin ");
 	} else if (dice < 60 && m && m->text.n < 3000) {
 		w_stream(u, m, texts[w_random() % 6]);
-	} else if (dice < 64 && m) {
+	} else if (dice < 62 && m) {
 		w_message_close(u, m);
+	} else if (dice < 64 && m) {
+		m->open = false;
+		m->ending = true;
 	} else if (dice < 65 && m) {
 		w_void_run(u, m->run);
 	} else if (dice < 66) {

@@ -102,14 +102,14 @@ static void on_publication(void *ctx, struct str message)
 }
 
 /* Turns the loop until the condition holds; fails at the deadline. */
-#define turn_until(b, condition)                                                             \
-	do {                                                                                 \
-		uint64_t until_ = loop_now(&(b)->loop.loop) + DEADLINE_MS;                   \
-		while (!(condition)) {                                                       \
-			if (loop_now(&(b)->loop.loop) > until_)                              \
-				fail_msg("not within %d ms: %s", DEADLINE_MS, #condition);   \
-			turn(b);                                                             \
-		}                                                                            \
+#define turn_until(b, condition)                                                           \
+	do {                                                                               \
+		uint64_t until_ = loop_now(&(b)->loop.loop) + DEADLINE_MS;                 \
+		while (!(condition)) {                                                     \
+			if (loop_now(&(b)->loop.loop) > until_)                            \
+				fail_msg("not within %d ms: %s", DEADLINE_MS, #condition); \
+			turn(b);                                                           \
+		}                                                                          \
 	} while (0)
 
 static void on_tick(struct timer *timer)
@@ -475,7 +475,8 @@ static void malformed_and_forbidden_urls_are_errors(void **state)
 	struct err_info info = {0};
 
 	assert_int_equal(b->gateway->ops->link_open(b->gateway, "carrier-pigeon://x", &link_events, b, &link, &info), ERR_CONFIG);
-	assert_int_equal(b->gateway->ops->link_open(b->gateway, "tls+tcp://127.0.0.1:1", &link_events, b, &link, &info), ERR_CONFIG);
+	assert_int_equal(b->gateway->ops->link_open(b->gateway, "tls+tcp://127.0.0.1:1", &link_events, b, &link, &info),
+	                 ERR_CONFIG);
 	assert_int_equal(b->worker->ops->pub_open(b->worker, "http://127.0.0.1:1", &pub, &info), ERR_CONFIG);
 	assert_int_equal(b->worker->ops->pub_open(b->worker, "ipc:///nonexistent/x", &pub, &info), ERR_CONFIG);
 }
@@ -492,10 +493,10 @@ static void an_address_in_use_is_an_error(void **state)
 	assert_int_equal(worker_transport_nng_create(&b->loop, b->events_url, NULL, &gateway, &info), ERR_IO);
 }
 
-#define link_test(name)                                                              \
-	{#name "_ipc", name, ipc_setup, teardown, NULL},                             \
-	{                                                                            \
-		#name "_tcp", name, tcp_setup, teardown, NULL                        \
+#define link_test(name)                                       \
+	{#name "_ipc", name, ipc_setup, teardown, NULL},      \
+	{                                                     \
+#name "_tcp", name, tcp_setup, teardown, NULL \
 	}
 
 int main(void)

@@ -96,8 +96,8 @@ static void pem_write(char path[128], const char *dir, const char *who, const ch
 	fclose(file);
 }
 
-static void identity_make(struct identity_files *files, const char *dir, const char *who, const char *name, const struct authority *by,
-                          const struct authority *trusts)
+static void identity_make(struct identity_files *files, const char *dir, const char *who, const char *name,
+                          const struct authority *by, const struct authority *trusts)
 {
 	EVP_PKEY *key = EVP_EC_gen("P-256");
 	X509 *cert = certificate_make(key, name, by, 2);

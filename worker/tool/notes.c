@@ -63,9 +63,9 @@ bool notes_parse(struct notes_request *request, struct str arguments, struct buf
 	*request = (struct notes_request){0};
 	if (json_parse(&args, arguments, NULL) != ERR_OK)
 		return refuse(wrong, "the arguments are not JSON");
-	bool ok = json_is_object(args) ? has_only_known(args, wrong) && take_op(request, args, wrong) && take_key(request, args, wrong) &&
-						 take_value(request, args, wrong) :
-					 refuse(wrong, "the arguments must be an object");
+	bool ok = json_is_object(args) ? has_only_known(args, wrong) && take_op(request, args, wrong) &&
+	                                         take_key(request, args, wrong) && take_value(request, args, wrong)
+	                               : refuse(wrong, "the arguments must be an object");
 	json_decref(args);
 	return ok;
 }

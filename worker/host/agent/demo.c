@@ -1,5 +1,6 @@
 /* demo.c - the `demo` agent: thinks once, uses one tool, answers. Its rules are in demo_rules.c. */
 #include <jansson.h>
+#include <string.h>
 #include "common/json.h"
 #include "worker/host/agent/agent.h"
 #include "worker/host/agent/demo_rules.h"
@@ -35,15 +36,27 @@ static struct str next_piece(struct str rest)
 	return piece;
 }
 
-static void say(struct agent *agent, struct str text)
+static struct str next_word(struct str rest)
 {
+	const char *space = memchr(rest.p, ' ', rest.n);
+
+	return space ? str_of(rest.p, (size_t)(space - rest.p) + 1) : rest;
+}
+
+static void say(struct agent *agent, struct str text, uint32_t pace_ms)
+{
+	uint64_t due_ns = agent_now_ns();
+
 	if (!agent_message_begin(agent))
 		return;
 	while (text.n > 0) {
-		struct str piece = next_piece(text);
+		struct str piece = pace_ms ? next_word(text) : next_piece(text);
 
 		agent_text(agent, piece);
 		text = str_of(text.p + piece.n, text.n - piece.n);
+		due_ns += pace_ms * 1000000ull;
+		if (pace_ms)
+			agent_wait_until(agent, due_ns);
 	}
 	agent_message_end(agent);
 }
@@ -70,7 +83,7 @@ _Noreturn void demo_agent(struct agent *agent)
 	agent_think(agent, str_c(plan.thought));
 	status = use_tool(agent, &plan, &result);
 	demo_answer(&plan, status, buf_str(&result), &answer);
-	say(agent, buf_str(&answer));
+	say(agent, buf_str(&answer), plan.pace_ms);
 	json_write_string(&output, buf_str(&answer));
 	agent_done(agent, buf_str(&output));
 }

@@ -12,6 +12,8 @@
 
 #define KEY_MAX 200
 #define SUBJECT_MAX 900
+#define COUNT_TO_MAX 1000
+#define COUNT_PACE_MS 100
 
 /* ---- text ---- */
 
@@ -369,6 +371,39 @@ static bool plan_calculate(struct demo_plan *plan, struct str text)
 	return true;
 }
 
+/* ---- counting up: an answer that takes a while ---- */
+
+static bool plan_count_up(struct demo_plan *plan, struct str text)
+{
+	static const char *const openings[] = {"please", "can you", "count", "up", "to", NULL};
+	char expression[64];
+	unsigned n = 0;
+
+	if (!has_word(text, "count to") && !has_word(text, "count up to"))
+		return false;
+	while (strip_any(&text, openings))
+		;
+	for (; text.n > 0 && isdigit((unsigned char)text.p[0]) && n <= COUNT_TO_MAX; text = str_of(text.p + 1, text.n - 1))
+		n = n * 10 + (unsigned)(text.p[0] - '0');
+	if (n == 0 || n > COUNT_TO_MAX || text.n > 0)
+		return false;
+	set_plan(plan, DEMO_COUNT_UP, "They would like me to count. I'll work out how long that takes.", "calculator");
+	snprintf(expression, sizeof(expression), "%u * %d / 1000", n, COUNT_PACE_MS);
+	set_argument(plan, "expression", str_c(expression));
+	snprintf(expression, sizeof(expression), "%u", n);
+	set_subject(plan, str_c(expression));
+	plan->pace_ms = COUNT_PACE_MS;
+	return true;
+}
+
+static void answer_count_up(const struct demo_plan *plan, struct buf *out)
+{
+	unsigned long n = strtoul(plan->subject, NULL, 10);
+
+	for (unsigned long i = 1; i <= n; i++)
+		buf_printf(out, "%s%lu", i > 1 ? " " : "", i);
+}
+
 /* ---- anything else ---- */
 
 static void plan_count(struct demo_plan *plan, struct str text)
@@ -396,7 +431,7 @@ void demo_plan(struct demo_plan *plan, struct str text)
 	struct str said = trim(text, " \t\r\n"), bare = trim(said, " \t\r\n?!.");
 
 	*plan = (struct demo_plan){.intent = DEMO_HELP};
-	if (plan_help(plan, bare) || plan_list(plan, bare) || plan_remember(plan, said) || plan_forget(plan, bare) ||
+	if (plan_help(plan, bare) || plan_list(plan, bare) || plan_count_up(plan, bare) || plan_remember(plan, said) || plan_forget(plan, bare) ||
 	    plan_recall(plan, bare) || plan_clock(plan, bare) || plan_calculate(plan, bare) || plan_question(plan, bare))
 		return;
 	plan_count(plan, said);
@@ -486,6 +521,7 @@ static void answer_help(const json_t *result, struct buf *out)
 	                  "- remember my favourite colour is blue\n"
 	                  "- what is my favourite colour?\n"
 	                  "- list notes\n"
+	                  "- count to 20\n"
 	                  "- forget favourite colour\n");
 	answer_list(result, out);
 }
@@ -519,6 +555,9 @@ static void answer_ok(const struct demo_plan *plan, const json_t *result, struct
 		break;
 	case DEMO_LIST:
 		answer_list(result, out);
+		break;
+	case DEMO_COUNT_UP:
+		answer_count_up(plan, out);
 		break;
 	case DEMO_COUNT:
 		buf_printf(out, "You wrote %s, of ", plan->subject);

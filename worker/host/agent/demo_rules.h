@@ -17,6 +17,7 @@ enum demo_intent {
 	DEMO_RECALL,    /* "what is colour", "recall colour" */
 	DEMO_FORGET,    /* "forget colour" */
 	DEMO_LIST,      /* "list notes" */
+	DEMO_COUNT_UP,  /* "count to 20", a word at a time */
 	DEMO_COUNT,     /* anything else: counts words */
 };
 
@@ -25,7 +26,8 @@ struct demo_plan {
 	const char *thought; /* what it thinks, for agent_thinking */
 	const char *tool;
 	json_t *arguments;
-	char *subject; /* the key, expression or place that the answer names */
+	char *subject; /* the key, expression, place or number that the answer names */
+	uint32_t pace_ms; /* between the words of the answer; 0: as fast as it goes */
 };
 
 /* What to do about `text` (valid UTF-8). demo_plan_finish frees what it holds. */
