@@ -18,10 +18,10 @@ struct auth;
 struct loop_uv;
 
 struct auth_config {
-	const char *hs256_file; /* at least 32 bytes of secret */
-	const char *jwks;       /* a file's path or an http(s) URL; either this or hs256_file, or both */
+	const char *hs256_file;        /* at least 32 bytes of secret */
+	const char *jwks;              /* a file's path or an http(s) URL; either this or hs256_file, or both */
 	const char *issuer, *audience; /* NULL: not checked */
-	unsigned id_forms;      /* user_id_parse's `extra` */
+	unsigned id_forms;             /* user_id_parse's `extra` */
 };
 
 struct identity {

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "common/log.h"
+#include "proto/codec.h"
 #include "gateway/edge.h"
 #include "gateway/resolver.h"
 
@@ -124,6 +125,8 @@ static enum err check_logging(struct gateway_options *o, struct err_info *info)
 			return err_set_errno(info, ERR_CONFIG, errno, "no host name: give --id");
 		o->id = strdup(name);
 	}
+	if (strlen(o->id) > NAME_MAX_BYTES)
+		return err_set(info, ERR_CONFIG, "--id: 1 to %d bytes", NAME_MAX_BYTES);
 	if (!log_level_parse(o->log_level, &level))
 		return err_set(info, ERR_CONFIG, "--log-level %s: say debug, info, warn or error", o->log_level);
 	if (!log_format_parse(o->log_format, &format))

@@ -61,9 +61,10 @@ MUST_CHECK enum err session_admit(struct core *core, const struct identity *iden
 /* The upgrade is done. Never fails: a limit that was reached since session_admit closes the connection by ops->close. */
 struct session *session_open(struct core *core, const struct session_args *args);
 
-void session_on_text(struct session *session, struct str message); /* a whole text message, at most limits.message_bytes; UTF-8 not yet checked */
+void session_on_text(struct session *session,
+                     struct str message); /* a whole text message, at most limits.message_bytes; UTF-8 not yet checked */
 void session_on_violation(struct session *session, enum close_code code, const char *reason); /* binary, too large, … */
-void session_on_alive(struct session *session); /* a pong, or any input */
+void session_on_alive(struct session *session);                                               /* a pong, or any input */
 
 /* Appends whole WebSocket frames (server to client, unmasked, FIN), about max bytes at the most but at least one frame if
  * there is any. Returns whether there is more. Called when the socket can take bytes, whatever was wanted. */

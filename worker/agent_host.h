@@ -20,12 +20,12 @@ struct agent_limits {
 };
 
 struct run_exit {
-	bool spawned;     /* false: it never ran (`why` says) */
-	int exit_status;  /* where signal is 0 */
-	int signal;       /* SIGSEGV, SIGXCPU, SIGKILL, … */
+	bool spawned;    /* false: it never ran (`why` says) */
+	int exit_status; /* where signal is 0 */
+	int signal;      /* SIGSEGV, SIGXCPU, SIGKILL, … */
 	uint64_t cpu_ms, peak_rss_bytes;
 	bool protocol_error; /* it broke the framing or a bound, and was killed for that */
-	char why[160];    /* text for logs and agent_failed, may be empty */
+	char why[160];       /* text for logs and agent_failed, may be empty */
 };
 
 struct agent_run_events {

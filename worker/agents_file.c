@@ -73,7 +73,8 @@ static struct str scalar(const yaml_node_t *node)
 
 static bool is_plain_scalar(const yaml_node_t *node)
 {
-	return node->type == YAML_SCALAR_NODE && node->data.scalar.length > 0 && strlen((const char *)node->data.scalar.value) == node->data.scalar.length;
+	return node->type == YAML_SCALAR_NODE && node->data.scalar.length > 0 &&
+	       strlen((const char *)node->data.scalar.value) == node->data.scalar.length;
 }
 
 static bool came_before(struct file *file, const yaml_node_t *mapping, const yaml_node_pair_t *pair)
@@ -92,7 +93,8 @@ static enum err each_pair(struct file *file, yaml_node_t *node, const char *what
 
 	if (node->type != YAML_MAPPING_NODE)
 		return COMPLAIN(file, node, "%s must be a mapping", what);
-	for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top && err == ERR_OK; pair++) {
+	for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top && err == ERR_OK;
+	     pair++) {
 		yaml_node_t *key = node_at(file, pair->key);
 
 		if (!is_plain_scalar(key))
@@ -104,7 +106,8 @@ static enum err each_pair(struct file *file, yaml_node_t *node, const char *what
 	return err;
 }
 
-static enum err read_field(struct file *file, const struct field *fields, size_t n, yaml_node_t *key, yaml_node_t *value, void *into)
+static enum err read_field(struct file *file, const struct field *fields, size_t n, yaml_node_t *key, yaml_node_t *value,
+                           void *into)
 {
 	for (size_t i = 0; i < n; i++)
 		if (str_eq_c(scalar(key), fields[i].key))
@@ -123,8 +126,8 @@ static enum err read_uint(struct file *file, const yaml_node_t *value, uint64_t 
 	errno = 0;
 	*out = strtoull(s.p, &end, 10);
 	if (s.p[0] < '0' || s.p[0] > '9' || (s.p[0] == '0' && s.n > 1) || *end || errno || *out < min || *out > max)
-		return COMPLAIN(file, value, "\"" STR_FMT "\" is no whole number from %llu to %llu", STR_ARG(s), (unsigned long long)min,
-		                (unsigned long long)max);
+		return COMPLAIN(file, value, "\"" STR_FMT "\" is no whole number from %llu to %llu", STR_ARG(s),
+		                (unsigned long long)min, (unsigned long long)max);
 	return ERR_OK;
 }
 
@@ -139,9 +142,9 @@ static enum err read_limit_32(struct file *file, const yaml_node_t *value, uint3
 	return err;
 }
 
-#define LIMIT_FIELD(name, max)                                                           \
-	static enum err read_##name(struct file *file, yaml_node_t *value, void *into)   \
-	{                                                                                \
+#define LIMIT_FIELD(name, max)                                                             \
+	static enum err read_##name(struct file *file, yaml_node_t *value, void *into)     \
+	{                                                                                  \
 		return read_limit_32(file, value, max, &((struct agent_def *)into)->name); \
 	}
 LIMIT_FIELD(run_seconds, 7 * 86400)
@@ -159,8 +162,9 @@ static enum err read_output_bytes(struct file *file, yaml_node_t *value, void *i
 static enum err read_limit(struct file *file, yaml_node_t *key, yaml_node_t *value, void *into)
 {
 	static const struct field fields[] = {
-		{"run_seconds", read_run_seconds}, {"steps", read_steps},             {"tool_seconds", read_tool_seconds},
-		{"memory_mb", read_memory_mb},     {"cpu_seconds", read_cpu_seconds}, {"output_bytes", read_output_bytes},
+		{"run_seconds", read_run_seconds},   {"steps", read_steps},
+		{"tool_seconds", read_tool_seconds}, {"memory_mb", read_memory_mb},
+		{"cpu_seconds", read_cpu_seconds},   {"output_bytes", read_output_bytes},
 	};
 
 	return read_field(file, fields, sizeof(fields) / sizeof(fields[0]), key, value, into);
@@ -185,8 +189,11 @@ static enum err read_kind(struct file *file, yaml_node_t *value, void *into)
 		agent->kind = AGENT_SCRIPT;
 	for (size_t i = 0; i < sizeof(later) / sizeof(later[0]); i++)
 		if (str_eq_c(kind, later[i]))
-			return COMPLAIN(file, value, "kind \"%s\" is not supported by this version (it has demo and script)", later[i]);
-	return agent->kind ? ERR_OK : COMPLAIN(file, value, "\"" STR_FMT "\" is no kind of agent (there are demo and script)", STR_ARG(kind));
+			return COMPLAIN(file, value, "kind \"%s\" is not supported by this version (it has demo and script)",
+			                later[i]);
+	return agent->kind
+	               ? ERR_OK
+	               : COMPLAIN(file, value, "\"" STR_FMT "\" is no kind of agent (there are demo and script)", STR_ARG(kind));
 }
 
 static void add_tool(struct agent_def *agent, struct str name)
@@ -203,7 +210,8 @@ static enum err read_tools(struct file *file, yaml_node_t *value, void *into)
 		yaml_node_t *name = node_at(file, *item);
 
 		if (!is_plain_scalar(name) || !tool_find(scalar(name)))
-			return COMPLAIN(file, name, "\"" STR_FMT "\" is no tool of this version (there are clock, calculator, notes)",
+			return COMPLAIN(file, name,
+			                "\"" STR_FMT "\" is no tool of this version (there are clock, calculator, notes)",
 			                STR_ARG(name->type == YAML_SCALAR_NODE ? scalar(name) : str_c("?")));
 		add_tool(into, scalar(name));
 	}
@@ -219,7 +227,7 @@ static enum err read_later(struct file *file, yaml_node_t *value, void *into)
 static enum err read_agent_field(struct file *file, yaml_node_t *key, yaml_node_t *value, void *into)
 {
 	static const struct field fields[] = {
-		{"kind", read_kind},          {"tools", read_tools},    {"limits", read_limits},  {"model", read_later},
+		{"kind", read_kind},          {"tools", read_tools},    {"limits", read_limits}, {"model", read_later},
 		{"instructions", read_later}, {"approval", read_later}, {"command", read_later}, {"network", read_later},
 	};
 
@@ -260,7 +268,8 @@ static enum err read_agent(struct file *file, yaml_node_t *key, yaml_node_t *val
 	enum err err;
 
 	if (scalar(key).n > NAME_MAX_BYTES || file->agents->n >= AGENTS_MAX)
-		return COMPLAIN(file, key, "an agent's name is at most %d bytes long, and there are at most %d agents", NAME_MAX_BYTES, AGENTS_MAX);
+		return COMPLAIN(file, key, "an agent's name is at most %d bytes long, and there are at most %d agents",
+		                NAME_MAX_BYTES, AGENTS_MAX);
 	agent = add_agent(file->agents, scalar(key), 0);
 	if ((err = each_pair(file, value, "an agent", agent, read_agent_field)) != ERR_OK)
 		return err;
@@ -296,7 +305,9 @@ static enum err read_servers(struct file *file, yaml_node_t *value, void *into)
 
 static enum err read_top_field(struct file *file, yaml_node_t *key, yaml_node_t *value, void *into)
 {
-	static const struct field fields[] = {{"agents", read_agents}, {"default_agent", read_preset}, {"mcp_servers", read_servers}};
+	static const struct field fields[] = {{"agents", read_agents},
+	                                      {"default_agent", read_preset},
+	                                      {"mcp_servers", read_servers}};
 
 	return read_field(file, fields, sizeof(fields) / sizeof(fields[0]), key, value, into);
 }
@@ -309,7 +320,8 @@ static enum err choose_preset(struct file *file)
 		return complain(file, 1, "no agents are defined; say at least \"agents: {demo: {kind: demo}}\"");
 	agents->preset = file->preset.n ? agents_find(agents, file->preset) : &agents->items[0];
 	if (!agents->preset)
-		return complain(file, file->preset_line, "default_agent \"" STR_FMT "\" is not one of the agents", STR_ARG(file->preset));
+		return complain(file, file->preset_line, "default_agent \"" STR_FMT "\" is not one of the agents",
+		                STR_ARG(file->preset));
 	return ERR_OK;
 }
 

@@ -431,8 +431,9 @@ void demo_plan(struct demo_plan *plan, struct str text)
 	struct str said = trim(text, " \t\r\n"), bare = trim(said, " \t\r\n?!.");
 
 	*plan = (struct demo_plan){.intent = DEMO_HELP};
-	if (plan_help(plan, bare) || plan_list(plan, bare) || plan_count_up(plan, bare) || plan_remember(plan, said) || plan_forget(plan, bare) ||
-	    plan_recall(plan, bare) || plan_clock(plan, bare) || plan_calculate(plan, bare) || plan_question(plan, bare))
+	if (plan_help(plan, bare) || plan_list(plan, bare) || plan_count_up(plan, bare) || plan_remember(plan, said) ||
+	    plan_forget(plan, bare) || plan_recall(plan, bare) || plan_clock(plan, bare) || plan_calculate(plan, bare) ||
+	    plan_question(plan, bare))
 		return;
 	plan_count(plan, said);
 }

@@ -26,7 +26,7 @@ struct demo_plan {
 	const char *thought; /* what it thinks, for agent_thinking */
 	const char *tool;
 	json_t *arguments;
-	char *subject; /* the key, expression, place or number that the answer names */
+	char *subject;    /* the key, expression, place or number that the answer names */
 	uint32_t pace_ms; /* between the words of the answer; 0: as fast as it goes */
 };
 
