@@ -1,23 +1,19 @@
 /*
  * admin_http.c - the admin port on libwebsockets.
  *
- * Source: libwebsockets 4.1.6, READMEs "event-loops-intro" and "http"; why the listener is our own: its listener spins when
- * descriptors run out. An answer is one buffer: room for lws (LWS_PRE), then the body, written in pieces as the socket takes
- * them. The context is destroyed twice, before and after the loop has closed what lws had on it.
+ * Source: libwebsockets 4.1.6, READMEs "event-loops-intro" and "http"; its own listener spins when descriptors run out. An
+ * answer is one buffer: room for lws (LWS_PRE), then the body, written in pieces as the socket takes them. The context is
+ * destroyed twice, before and after the loop has closed what lws had on it.
  */
 #include "common/admin_http.h"
 
-#include <errno.h>
 #include <libwebsockets.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/config.h"
+#include "common/listener.h"
 #include "common/log.h"
 #include "common/token_bucket.h"
 
@@ -26,9 +22,6 @@ enum {
 	TIMEOUT_S = 10,
 	WRITE_MAX = 16384,
 	HEADERS_MAX = 1024,
-	BACKLOG = 128,
-	ACCEPTS_PER_TURN = 32,
-	PAUSE_MS = 100, /* after an accept that failed for want of descriptors or memory */
 };
 
 struct admin_http {
@@ -38,11 +31,7 @@ struct admin_http {
 	void *ctx;
 	struct lws_context *context;
 	struct lws_vhost *vhost;
-	uv_poll_t poll;
-	bool polling; /* the handle is initialised */
-	int fd;
-	uint16_t port;
-	struct timer resume;
+	struct listener *listener;
 	size_t connections;
 	bool stopped;
 };
@@ -176,8 +165,11 @@ static int handle_writeable(struct lws *wsi, struct exchange *exchange)
 static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t n)
 {
 	struct exchange *exchange = user;
-	struct admin_http *admin = lws_get_vhost(wsi) ? lws_vhost_user(lws_get_vhost(wsi)) : NULL;
+	struct lws_vhost *vhost = lws_get_vhost(wsi);
+	struct admin_http *admin = vhost ? lws_vhost_user(vhost) : NULL;
 
+	if (!admin)
+		return 0;
 	switch (reason) {
 	case LWS_CALLBACK_WSI_CREATE:
 		admin->connections++;
@@ -203,97 +195,26 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
 
 /* ---- the listener ---- */
 
-static void on_acceptable(uv_poll_t *poll, int status, int events);
-
-static void listener_resume(struct timer *timer)
+static void on_accept(void *ctx, int fd, const struct sockaddr_storage *peer)
 {
-	struct admin_http *admin = (struct admin_http *)((char *)timer - offsetof(struct admin_http, resume));
+	struct admin_http *admin = ctx;
 
-	uv_poll_start(&admin->poll, UV_READABLE, on_acceptable);
-}
-
-static void adopt(struct admin_http *admin, int fd)
-{
-	int one = 1;
-
-	if (admin->connections >= CONNECTIONS_MAX) {
+	if (admin->connections >= CONNECTIONS_MAX)
 		close(fd);
-		return;
-	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	lws_adopt_socket_vhost(admin->vhost, fd); /* closes it where it fails */
-}
-
-static void on_acceptable(uv_poll_t *poll, int status, int events)
-{
-	struct admin_http *admin = poll->data;
-	int fd;
-
-	for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-		fd = accept4(admin->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd >= 0) {
-			adopt(admin, fd);
-		} else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			uv_poll_stop(&admin->poll); /* level-triggered: it would spin */
-			timer_set(&admin->loop->loop, &admin->resume, PAUSE_MS);
-			return;
-		} else if (errno != EINTR && errno != ECONNABORTED) {
-			return;
-		}
-	}
-}
-
-static int socket_bound(const struct addrinfo *address)
-{
-	int one = 1, fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0)
-		return -1;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (bind(fd, address->ai_addr, address->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
-		return fd;
-	one = errno;
-	close(fd);
-	errno = one;
-	return -1;
-}
-
-static uint16_t socket_port(int fd)
-{
-	struct sockaddr_storage address;
-	socklen_t n = sizeof(address);
-
-	if (getsockname(fd, (struct sockaddr *)&address, &n) != 0)
-		return 0;
-	if (address.ss_family == AF_INET6)
-		return ntohs(((struct sockaddr_in6 *)&address)->sin6_port);
-	return ntohs(((struct sockaddr_in *)&address)->sin_port);
+	else
+		lws_adopt_socket_vhost(admin->vhost, fd); /* closes it where it fails */
 }
 
 static enum err listener_open(struct admin_http *admin, const char *listen, struct err_info *info)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *addresses;
-	char host[256], service[8];
+	char host[256];
 	uint16_t port;
 	enum err err = config_host_port(listen, host, sizeof(host), &port, info);
-	int rv;
 
 	if (err)
 		return err;
-	snprintf(service, sizeof(service), "%u", port);
-	rv = getaddrinfo(host, service, &hints, &addresses);
-	if (rv != 0)
-		return err_set(info, ERR_IO, "admin %s: %s", listen, gai_strerror(rv));
-	admin->fd = socket_bound(addresses);
-	freeaddrinfo(addresses);
-	if (admin->fd < 0)
-		return err_set_errno(info, ERR_IO, errno, "admin %s", listen);
-	admin->port = socket_port(admin->fd);
-	uv_poll_init(admin->loop->uv, &admin->poll, admin->fd);
-	admin->poll.data = admin;
-	admin->polling = true;
-	uv_poll_start(&admin->poll, UV_READABLE, on_acceptable);
-	return ERR_OK;
+	err = listener_create(admin->loop, host, port, LISTENER_ALONE, on_accept, admin, &admin->listener, info);
+	return err ? err_wrap(info, "admin %s", listen) : ERR_OK;
 }
 
 /* ---- the server ---- */
@@ -356,8 +277,6 @@ enum err admin_http_start(struct loop_uv *loop, const char *listen, const struct
 	admin->paths = paths;
 	admin->n_paths = n_paths;
 	admin->ctx = ctx;
-	admin->fd = -1;
-	admin->resume.fn = listener_resume;
 	token_bucket_init(&lws_lines, 5, 20, 0);
 	lws_set_log_level(LLL_ERR | LLL_WARN, on_lws_log);
 	err = context_open(admin, info);
@@ -369,7 +288,7 @@ enum err admin_http_start(struct loop_uv *loop, const char *listen, const struct
 
 uint16_t admin_http_port(const struct admin_http *admin)
 {
-	return admin->port;
+	return listener_port(admin->listener);
 }
 
 void admin_http_stop(struct admin_http *admin)
@@ -377,11 +296,7 @@ void admin_http_stop(struct admin_http *admin)
 	if (!admin || admin->stopped)
 		return;
 	admin->stopped = true;
-	timer_cancel(&admin->loop->loop, &admin->resume);
-	if (admin->polling) {
-		uv_close((uv_handle_t *)&admin->poll, NULL);
-		close(admin->fd);
-	}
+	listener_close(admin->listener);
 	if (admin->context)
 		lws_context_destroy(admin->context); /* begins: its handles close on the loop */
 }

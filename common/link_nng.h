@@ -9,6 +9,7 @@
 #define PINION_COMMON_LINK_NNG_H
 
 #include <nng/nng.h>
+#include <stdbool.h>
 #include <uv.h>
 #include "common/err.h"
 #include "common/link_url.h"
@@ -17,6 +18,7 @@ enum {
 	LINK_QUEUE_MAX = 8192, /* messages: the most that NNG takes for SENDBUF and RECVBUF */
 	LINK_RECONNECT_MIN_MS = 20,
 	LINK_RECONNECT_MAX_MS = 500,
+	LINK_CLOSE_MS = 1000,
 	LINK_HEADER_MAX = 256, /* bytes that NNG puts before a message, which RECVMAXSZ counts too */
 };
 
@@ -37,6 +39,13 @@ MUST_CHECK enum err link_listen(nng_socket socket, const char *url, const struct
 /* Starts dialling, and redials until the socket is closed. ERR_CONFIG as above. */
 MUST_CHECK enum err link_dial(nng_socket socket, const char *url, const struct link_tls_pem *pem, size_t max_bytes,
                               struct err_info *info);
+
+/*
+ * Closes the socket, on a thread of its own: NNG 1.5.2 can wait for ever for a pipe that was shaking hands when its listener or
+ * dialer closed (later releases mend it), and the loop must not. Returns false where it is not done within LINK_CLOSE_MS:
+ * then the socket is given up. Its operations can be stopped (nng_aio_stop) either way; pipe callbacks must be off before.
+ */
+bool link_socket_close(nng_socket socket);
 
 /* err_set with the library's text. */
 enum err link_err(struct err_info *info, enum err err, int nng_error, const char *what);

@@ -77,7 +77,7 @@ static bool accept_one(struct listener *listener)
 	case EBADF:
 	case EINVAL:
 	case ENOTSOCK:
-		log_error("edge", "accept_failed", "why", strerror(errno), NULL);
+		log_error("listener", "accept_failed", "why", strerror(errno), NULL);
 		listener_pause(listener, PAUSE_MS);
 		return false;
 	default: /* the connection's own: ECONNABORTED, EPROTO, EPERM, network errors (accept(2)) */
@@ -111,14 +111,15 @@ void listener_pause(struct listener *listener, uint32_t ms)
 	timer_set(&listener->loop->loop, &listener->resume, ms);
 }
 
-static int open_socket(const struct addrinfo *at)
+static int open_socket(const struct addrinfo *at, enum listener_kind kind)
 {
 	int one = 1, zero = 0, saved, fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
 	if (fd < 0)
 		return -1;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+	if (kind == LISTENER_SHARED)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
 	if (at->ai_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
 	if (bind(fd, at->ai_addr, at->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
@@ -129,7 +130,7 @@ static int open_socket(const struct addrinfo *at)
 	return -1;
 }
 
-static enum err open_address(const char *host, uint16_t port, int *fd, struct err_info *info)
+static enum err open_address(const char *host, uint16_t port, enum listener_kind kind, int *fd, struct err_info *info)
 {
 	struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
 			*found = NULL;
@@ -140,17 +141,17 @@ static enum err open_address(const char *host, uint16_t port, int *fd, struct er
 	failed = getaddrinfo(host[0] ? host : NULL, service, &hints, &found);
 	if (failed)
 		return err_set(info, ERR_IO, "%s: %s", host, gai_strerror(failed));
-	*fd = open_socket(found);
+	*fd = open_socket(found, kind);
 	freeaddrinfo(found);
 	return *fd >= 0 ? ERR_OK : err_set_errno(info, ERR_IO, errno, "can't listen at %s:%u", host, port);
 }
 
-enum err listener_create(struct loop_uv *loop, const char *host, uint16_t port, listener_fn on_accept, void *ctx,
-                         struct listener **out, struct err_info *info)
+enum err listener_create(struct loop_uv *loop, const char *host, uint16_t port, enum listener_kind kind, listener_fn on_accept,
+                         void *ctx, struct listener **out, struct err_info *info)
 {
 	struct listener *listener;
 	int fd = -1;
-	enum err code = open_address(host, port, &fd, info);
+	enum err code = open_address(host, port, kind, &fd, info);
 
 	*out = NULL;
 	if (code != ERR_OK)

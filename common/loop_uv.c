@@ -10,7 +10,9 @@
 #include <assert.h>
 #include <time.h>
 
-#define LETTERS_PER_WAKE 1024 /* beyond, the loop gets a turn first */
+/* Of one mailbox in a turn of the loop; beyond either, everybody else who waits for the loop comes first. */
+#define LETTERS_PER_WAKE 1024
+#define WAKE_NS 5000000ull
 
 static struct loop_uv *of(struct loop *loop)
 {
@@ -120,8 +122,9 @@ static void on_wake(uv_async_t *handle)
 {
 	struct mailbox *mailbox = handle->data;
 	struct letter *letter;
+	uint64_t end_ns = uv_hrtime() + WAKE_NS;
 
-	for (int i = 0; i < LETTERS_PER_WAKE; i++) {
+	for (int i = 0; i < LETTERS_PER_WAKE && (i == 0 || uv_hrtime() < end_ns); i++) {
 		letter = take(mailbox);
 		if (!letter)
 			return;

@@ -9,10 +9,10 @@
 
 #include <stddef.h>
 #include <uthash.h>
-#include <utlist.h>
 #include "common/arena.h"
 #include "common/bytes.h"
 #include "common/ids.h"
+#include "common/list.h"
 #include "common/metrics.h"
 #include "gateway/core.h"
 #include "gateway/session_private.h"

@@ -257,7 +257,8 @@ static enum err open_all(struct edge *edge, struct err_info *info)
 	if (code == ERR_OK)
 		code = open_vhost(edge, info);
 	if (code == ERR_OK)
-		code = listener_create(edge->loop, edge->config.host, edge->config.port, edge_adopt, edge, &edge->listener, info);
+		code = listener_create(edge->loop, edge->config.host, edge->config.port, LISTENER_SHARED, edge_adopt, edge,
+		                       &edge->listener, info);
 	if (code == ERR_OK)
 		edge->port = listener_port(edge->listener);
 	return code;

@@ -397,9 +397,10 @@ void feed_on_item(struct worker_peer *peer, const struct item *item)
 		feed_refuse_stray(peer, item);
 	else if (feed->state != FEED_ATTACHED || item->epoch < feed->epoch)
 		return;
-	else if (item->epoch > feed->epoch)
+	else if (item->epoch > feed->epoch) {
+		feed->epoch = item->epoch; /* nobody with a lower one is believed from here on */
 		feed_reattach(feed, "a higher epoch");
-	else if (feed->peer == peer)
+	} else if (feed->peer == peer)
 		feed_on_current_item(feed, item);
 }
 

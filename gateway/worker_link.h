@@ -31,6 +31,7 @@ struct worker_transport_ops {
 	void (*request_send)(struct worker_link *link, uint64_t number, struct str message, uint32_t timeout_ms);
 	/* Completes what is in flight with ERR_CANCELLED (on the loop, soon), then frees. No callback after those. */
 	void (*link_close)(struct worker_link *link);
+	/* Closes every link too: each completion still comes, before this returns. */
 	void (*destroy)(struct worker_transport *t);
 };
 

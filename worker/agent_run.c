@@ -124,6 +124,8 @@ static void read_some(struct agent_run *run)
 {
 	ssize_t n = recv(run->fd, buf_reserve(&run->in, READ_BYTES), READ_BYTES, MSG_DONTWAIT);
 
+	if (n > 0)
+		run->exit.spawned = true; /* who writes, runs, also where the host died before it said so */
 	if (n > 0 && run->attention == ATTENTION_FULL)
 		run->in.n += (size_t)n;
 	else if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
@@ -275,7 +277,8 @@ void agent_run_exited(struct agent_run *run, const struct host_report *report)
 {
 	if (run->process == PROCESS_GONE)
 		return;
-	run->exit.spawned = run->process == PROCESS_ALIVE;
+	if (run->process == PROCESS_ALIVE)
+		run->exit.spawned = true;
 	run->process = PROCESS_GONE;
 	run->exit.exit_status = (int)report->exit_status;
 	run->exit.signal = (int)report->signal;

@@ -370,7 +370,6 @@ static void add_presets(struct agents *agents)
 {
 	add_builtin_tools(add_agent(agents, str_c("demo"), AGENT_DEMO));
 	add_builtin_tools(add_agent(agents, str_c("script"), AGENT_SCRIPT));
-	agents->items[1].steps = 1000;
 	agents->preset = &agents->items[0];
 }
 

@@ -125,7 +125,7 @@ static void watch_lease(struct core *core)
 	bool holds = lease_holds(core->parts.lease);
 	bool had_gap = now - core->ticked_ms >= GAP_MS;
 	core->ticked_ms = now;
-	if (holds && (had_gap || !core->lease_held))
+	if (holds && (had_gap || !core->lease_held || core->verify_again))
 		user_verify_all(core);
 	core->lease_held = holds;
 }

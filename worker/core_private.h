@@ -10,7 +10,7 @@
 
 #include <stdlib.h>
 #include <uthash.h>
-#include <utlist.h>
+#include "common/list.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "worker/core.h"
@@ -57,7 +57,8 @@ struct core {
 	struct task flush, sweep;
 	struct timer tick, drain;
 	uint64_t ticked_ms;
-	bool lease_held; /* at the last look */
+	bool lease_held;   /* at the last look */
+	bool verify_again; /* of some user */
 	bool draining, cut, destroying;
 	void (*drained)(void *ctx);
 	void *drained_ctx;

@@ -14,9 +14,9 @@
 #include <nng/protocol/pubsub0/pub.h>
 #include <nng/protocol/reqrep0/rep.h>
 #include <stdlib.h>
-#include <utlist.h>
 
 #include "common/link_nng.h"
+#include "common/list.h"
 #include "common/log.h"
 #include "common/loop_uv.h"
 #include "proto/codec.h"
@@ -204,8 +204,9 @@ static void pub_send(struct gateway_pub *pub, struct str message)
 static void pub_close(struct gateway_pub *pub)
 {
 	DL_DELETE(pub->transport->pubs, pub);
-	nng_close(pub->socket);
-	free(pub);
+	if (!link_socket_close(pub->socket))
+		log_warn("link", "close_given_up", "what", "publications", NULL);
+	free(pub); /* no callback of the socket's names it */
 }
 
 /* ---- the transport ---- */
@@ -231,8 +232,10 @@ static void transport_destroy(struct gateway_transport *base)
 
 	transport->closing = true;
 	while (transport->pubs)
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the one freed has left the list */
 		pub_close(transport->pubs);
-	nng_close(transport->rep);
+	if (!link_socket_close(transport->rep))
+		log_warn("link", "close_given_up", "what", "requests", NULL);
 	for (size_t i = 0; i < transport->n_contexts; i++)
 		nng_aio_stop(transport->contexts[i].aio);
 	mailbox_close(&transport->mailbox); /* frees the requests that are left */

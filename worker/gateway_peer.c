@@ -5,7 +5,11 @@
 #include "worker/run.h"
 #include "worker/user.h"
 
-enum { ITEM_OVERHEAD = 256 };
+enum {
+	ITEM_OVERHEAD = 256,
+	JOIN_FROM = 32, /* items in a turn: fewer go out as they came */
+	JOIN_BYTES = 16 << 10,
+};
 
 /* ---- batches ---- */
 
@@ -17,6 +21,11 @@ static bool has_credit(const struct gateway_peer *peer)
 static uint32_t *size_of_batch(struct gateway_peer *peer, uint64_t number)
 {
 	return &peer->sizes[number % (PEER_BATCHES_MAX * 2)];
+}
+
+static struct str text_of(const struct outgoing *out)
+{
+	return out->joined.n ? buf_str(&out->joined) : bytes_str(out->bytes);
 }
 
 static struct item item_view(const struct outgoing *out)
@@ -37,7 +46,7 @@ static struct item item_view(const struct outgoing *out)
 			.message_id = id_str(&out->second),
 			.after_seq = out->seq,
 			.offset = out->offset,
-			.text = bytes_str(out->bytes),
+			.text = text_of(out),
 		};
 		break;
 	case ITEM_HEAD:
@@ -81,14 +90,16 @@ static size_t batch_length(const struct gateway_peer *peer, size_t i)
 {
 	size_t n = 0, bytes = 0;
 	while (i + n < peer->n_queue && n < BATCH_ITEMS_MAX && bytes < LINK_BATCH_TARGET)
-		bytes += bytes_str(peer->queue[i + n++].bytes).n + ITEM_OVERHEAD;
+		bytes += text_of(&peer->queue[i + n++]).n + ITEM_OVERHEAD;
 	return n;
 }
 
 static void queue_clear(struct gateway_peer *peer)
 {
-	for (size_t i = 0; i < peer->n_queue; i++)
+	for (size_t i = 0; i < peer->n_queue; i++) {
 		bytes_unref(peer->queue[i].bytes);
+		buf_finish(&peer->queue[i].joined);
+	}
 	peer->n_queue = 0;
 	peer->queue_bytes = 0;
 }
@@ -154,6 +165,23 @@ static void enqueue(struct gateway_peer *peer, const struct outgoing *out)
 	core_flush_soon(peer->core);
 }
 
+/* Text that goes on where the queue's last item ended, in a turn that has much to say, becomes a part of that item. */
+static bool join(struct gateway_peer *peer, const struct outgoing *out)
+{
+	struct outgoing *last = peer->n_queue >= JOIN_FROM ? &peer->queue[peer->n_queue - 1] : NULL;
+	if (!last || out->kind != ITEM_DELTA || last->kind != ITEM_DELTA || !id_eq(&out->second, &last->second) ||
+	    !user_id_eq(&out->user, &last->user) || out->epoch != last->epoch || out->seq != last->seq)
+		return false;
+	struct str before = text_of(last), more = bytes_str(out->bytes);
+	if (before.n == 0 || out->offset != last->offset + before.n || before.n + more.n > JOIN_BYTES)
+		return false;
+	if (!last->joined.n)
+		buf_append_str(&last->joined, before);
+	buf_append_str(&last->joined, more);
+	peer->queue_bytes += more.n;
+	return true;
+}
+
 static void publish(struct user *user, struct outgoing *out)
 {
 	struct attachment *attachment;
@@ -165,6 +193,8 @@ static void publish(struct user *user, struct outgoing *out)
 			mark_dirty(attachment);
 			continue;
 		}
+		if (join(attachment->peer, out))
+			continue;
 		if (out->bytes)
 			bytes_ref(out->bytes);
 		enqueue(attachment->peer, out);
@@ -313,6 +343,7 @@ void peer_detach(struct attachment *attachment)
 static void detach_all(struct gateway_peer *peer)
 {
 	while (peer->attachments)
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the one freed has left the list */
 		peer_detach(peer->attachments);
 }
 
@@ -451,6 +482,15 @@ static enum err hello_again(struct gateway_peer *peer, struct str events_url, st
 	return ERR_OK;
 }
 
+/* Where the next incarnation has the same address, the socket goes on: it is dialling there already. */
+static struct gateway_pub *take_pub(struct gateway_peer *peer)
+{
+	struct gateway_pub *pub = peer->pub;
+
+	peer->pub = NULL;
+	return pub;
+}
+
 enum err peer_hello(struct core *core, struct str gateway_id, struct str incarnation, struct str events_url,
                     struct err_info *info)
 {
@@ -458,8 +498,8 @@ enum err peer_hello(struct core *core, struct str gateway_id, struct str incarna
 	if (peer && str_eq_c(incarnation, peer->incarnation))
 		return hello_again(peer, events_url, info);
 	char *url = must_copy(events_url);
-	struct gateway_pub *pub;
-	enum err err = core->parts.transport->ops->pub_open(core->parts.transport, url, &pub, info);
+	struct gateway_pub *pub = peer && str_eq_c(events_url, peer->events_url) ? take_pub(peer) : NULL;
+	enum err err = pub ? ERR_OK : core->parts.transport->ops->pub_open(core->parts.transport, url, &pub, info);
 	if (err) {
 		free(url);
 		return err;

@@ -1,7 +1,8 @@
 /*
  * gateway_peer.h - one gateway incarnation as the worker sees it: who is attached, what is published, what it may still take.
  *
- * Items are queued during a loop turn and leave in batches when it ends. Batches are numbered 1, 2, 3, … for the incarnation;
+ * Items are queued during a loop turn and leave in batches when it ends. Where there are many, text that goes on where the last
+ * one ended is joined to it: a run that says a byte at a time costs the gateway no more than another. Batches are numbered 1, 2, 3, … for the incarnation;
  * every 250 ms a beat without items repeats the last number, so that a lost tail shows. Credit: while 2,048 batches or 32 MiB are
  * unacknowledged, items are left out; each user concerned is remembered and gets an ITEM_HEAD once credit has returned, from
  * which the gateway repairs itself by REPLAY. A gateway that has left 30 s of batches unacknowledged and said nothing is taken for
@@ -44,6 +45,7 @@ struct outgoing {
 	uint64_t seq; /* event, head: its number; delta: after_seq */
 	uint64_t offset;
 	struct bytes *bytes;     /* body or text */
+	struct buf joined;       /* where it has a size: the text, instead of bytes */
 	struct id first, second; /* event: closes, voids; delta: run, message */
 };
 

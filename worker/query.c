@@ -46,7 +46,8 @@ static void print_run(struct buf *out, const struct run_row *row)
 	print_string(out, "thread_id", row->thread_id);
 	print_string(out, "agent", row->agent);
 	print_string(out, "status", str_c(status_name(row->status)));
-	print_time(out, "started_at", row->started_ms ? row->started_ms : row->accepted_ms);
+	if (row->started_ms)
+		print_time(out, "started_at", row->started_ms);
 	if (row->ended_ms)
 		print_time(out, "ended_at", row->ended_ms);
 	buf_append_c(out, "}");

@@ -56,11 +56,10 @@ static void take_step(struct run *run, const struct journal_row *row)
 	}
 }
 
-static void take_journal(struct run *run, const struct store_op *op, const char *reason)
+static void take_journal(struct run *run, const struct store_op *op)
 {
 	recovery_free(run);
 	run->recovery = must_alloc(sizeof(*run->recovery));
-	run->recovery->reason = reason;
 	/* One more for the call that may turn out to be in doubt. */
 	run->recovery->steps = must_alloc((op->acquire.n_journal + 1) * sizeof(struct step));
 	run->step = 0;
@@ -86,8 +85,10 @@ static void recover_one(struct user *user, const struct store_op *op, const stru
 	run->last_seq = user->last_seq;
 	run->cancel_by = cancel_by_from(row->cancel_by);
 	run_move(run, LIFE_QUEUED);
-	if (row->status == RUN_ACTIVE)
-		take_journal(run, op, "worker_lost");
+	if (row->status == RUN_ACTIVE) {
+		run->lost = "worker_lost";
+		take_journal(run, op);
+	}
 }
 
 void recover_runs(struct user *user, const struct store_op *op)
@@ -116,14 +117,22 @@ static void put_in_doubt(struct run *run, struct append *append)
 	run_put_tool_completed(run, append, TOOL_IN_DOUBT, text, true);
 }
 
-void recover_put_events(struct run *run, struct append *append)
+void recover_put_loss(struct run *run, struct append *append)
 {
+	if (!run->lost)
+		return;
 	struct append_event *event = run_event(run, append, "run_recovered");
 	event_number(&event->text, "attempt", run->attempt);
-	event_string(&event->text, "reason", str_c(run->recovery->reason));
+	event_string(&event->text, "reason", str_c(run->lost));
 	event_end(&event->text);
 	event->voids = run->id;
-	event = run_event(run, append, "agent_started");
+	run->lost = NULL;
+}
+
+void recover_put_events(struct run *run, struct append *append)
+{
+	recover_put_loss(run, append);
+	struct append_event *event = run_event(run, append, "agent_started");
 	event_string(&event->text, "agent", str_c(run->agent_name));
 	event_number(&event->text, "attempt", run->attempt);
 	event_end(&event->text);
@@ -148,8 +157,12 @@ static void on_reloaded(struct pending_op *pending)
 	struct store_op *op = pending->op;
 	run->reloading = false;
 	if (run->life == LIFE_QUEUED && op->err == ERR_OK && op->acquire.epoch == run->user->epoch) {
-		take_journal(run, op, "agent_host_lost");
+		take_journal(run, op);
 		user_touch(run->user);
+		if (run->cancel_by)
+			run_cancelled(run);
+	} else if (run->life == LIFE_QUEUED && run->cancel_by) {
+		run_cancelled(run);
 	} else if (run->life == LIFE_QUEUED) {
 		run_fail(run, "internal", true, "the agent host was lost, and the journal could not be read");
 	}
@@ -167,6 +180,8 @@ static void put_aside(struct run *run)
 	run->text_step = 0;
 	run->closed_bytes = run->skip_bytes = 0;
 	run->wait_commit = run->wait_credit = false;
+	run->output_bytes = 0;
+	run->lost = "agent_host_lost";
 	tool_call_finish(&run->call);
 	tool_call_finish(&run->redo);
 	run_move(run, LIFE_QUEUED);

@@ -16,6 +16,8 @@ struct append;
 void recover_runs(struct user *user, const struct store_op *op);
 /* run_recovered, agent_started and perhaps an in_doubt outcome, for the attempt that is about to start. */
 void recover_put_events(struct run *run, struct append *append);
+/* run_recovered, where the attempt before was lost and clients have not been told: its open messages are void. */
+void recover_put_loss(struct run *run, struct append *append);
 /* The agent host died under the run: reads its journal and goes on. False where it can't be gone on with. */
 bool recover_reload(struct run *run);
 void recovery_free(struct run *run);

@@ -83,9 +83,11 @@ static void answer_from_ring(struct page *page)
 {
 	struct user *user = page->call->user;
 	uint64_t seq = page->call->request.replay.from_seq;
-	struct event *events = must_alloc(PAGE_EVENTS_MAX * sizeof(*events));
+	uint64_t left = seq <= user->last_seq ? user->last_seq - seq + 1 : 0;
+	size_t room = left < PAGE_EVENTS_MAX ? (size_t)left : PAGE_EVENTS_MAX;
+	struct event *events = must_alloc((room ? room : 1) * sizeof(*events));
 	const struct logged *logged;
-	while (page->n_events < PAGE_EVENTS_MAX && (logged = ring_at(&user->ring, seq)) != NULL) {
+	while (page->n_events < room && (logged = ring_at(&user->ring, seq)) != NULL) {
 		if (page->n_events > 0 && page->bytes + logged->body->n > page->max_bytes)
 			break;
 		events[page->n_events++] = logged_event(logged);

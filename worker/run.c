@@ -1,6 +1,6 @@
 #include "worker/run.h"
 
-#include <assert.h>
+#include "common/state.h"
 #include "worker/call.h"
 #include "worker/gateway_peer.h"
 #include "worker/recover.h"
@@ -10,30 +10,32 @@
 
 #define BIT(life) (1u << (life))
 
-static const struct {
-	const char *name;
-	unsigned next; /* bits of the states that may follow */
-} lives[LIFE_COUNT_] = {
-	[LIFE_NONE] = {"none", BIT(LIFE_ACCEPTING) | BIT(LIFE_QUEUED)},
-	[LIFE_ACCEPTING] = {"accepting", BIT(LIFE_QUEUED) | BIT(LIFE_RUNNING) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
-	[LIFE_QUEUED] = {"queued", BIT(LIFE_STARTING) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
-	[LIFE_STARTING] = {"starting", BIT(LIFE_RUNNING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
-	[LIFE_RUNNING] = {"running",
-                          BIT(LIFE_COMMITTING) | BIT(LIFE_TOOL) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
-	[LIFE_COMMITTING] = {"committing", BIT(LIFE_RUNNING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
-	[LIFE_TOOL] = {"tool", BIT(LIFE_COMMITTING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED)},
-	[LIFE_FINISHING] = {"finishing", BIT(LIFE_ENDED)},
-	[LIFE_ENDED] = {"ended", 0},
+static const char *const names[LIFE_COUNT_] = {
+	[LIFE_NONE] = "none",         [LIFE_ACCEPTING] = "accepting", [LIFE_QUEUED] = "queued",
+	[LIFE_STARTING] = "starting", [LIFE_RUNNING] = "running",     [LIFE_COMMITTING] = "committing",
+	[LIFE_TOOL] = "tool",         [LIFE_FINISHING] = "finishing", [LIFE_ENDED] = "ended",
+};
+
+static const unsigned successors[LIFE_COUNT_] = {
+	[LIFE_NONE] = BIT(LIFE_ACCEPTING) | BIT(LIFE_QUEUED),
+	[LIFE_ACCEPTING] = BIT(LIFE_QUEUED) | BIT(LIFE_RUNNING) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED),
+	[LIFE_QUEUED] = BIT(LIFE_STARTING) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED),
+	[LIFE_STARTING] = BIT(LIFE_RUNNING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED),
+	[LIFE_RUNNING] = BIT(LIFE_COMMITTING) | BIT(LIFE_TOOL) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED),
+	[LIFE_COMMITTING] = BIT(LIFE_RUNNING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED),
+	[LIFE_TOOL] = BIT(LIFE_COMMITTING) | BIT(LIFE_QUEUED) | BIT(LIFE_FINISHING) | BIT(LIFE_ENDED),
+	[LIFE_FINISHING] = BIT(LIFE_ENDED),
+	[LIFE_ENDED] = 0,
 };
 
 const char *run_life_name(enum run_life life)
 {
-	return lives[life].name;
+	return names[life];
 }
 
 void run_move(struct run *run, enum run_life life)
 {
-	assert(lives[run->life].next & BIT(life));
+	(void)state_may_follow(successors, run->life, life, "run");
 	if (run->life != LIFE_NONE)
 		run->core->lives[run->life]--;
 	run->life = life;

@@ -58,7 +58,6 @@ struct recovery {
 	struct arena arena;
 	struct step *steps;
 	size_t n_steps;
-	const char *reason;
 };
 
 enum cancel_by { CANCEL_NONE, CANCEL_USER, CANCEL_INTERRUPT, CANCEL_OPERATOR };
@@ -86,6 +85,7 @@ struct run {
 	bool is_paused, wait_commit, wait_credit;
 	struct timer limit, grace, tool_timer;
 	struct recovery *recovery;
+	const char *lost; /* why the attempt before ended without an end; NULL once run_recovered is on its way */
 
 	uint32_t step;         /* the last one begun */
 	uint32_t text_step;    /* the one whose message is under way; 0: none */
@@ -99,7 +99,7 @@ struct run {
 	uint64_t output_bytes;
 	struct call *cancelling; /* commands answered when the terminal event is committed (by follow_next) */
 	enum run_status ended_as;
-	bool reloading; /* the agent host died: the journal is being read again */
+	bool reloading; /* the agent host died: the journal is being read again; a cancel waits for it */
 };
 
 /* ---- run.c: states, starting, ending ---- */

@@ -43,6 +43,10 @@ static void on_terminal(struct append *append, enum err err)
 static struct append *begin_end(struct run *run, enum tool_status tool, const char *tool_text)
 {
 	struct append *append = run_append(run, on_terminal);
+	/* What the lost attempt streamed is not known here, and can't be closed: clients are told that it is void. */
+	if (run->lost && run->life == LIFE_QUEUED)
+		run->attempt++;
+	recover_put_loss(run, append);
 	if (!id_is_none(&run->message.id) && run->message.text.n > 0)
 		run_close_message(run, append);
 	if (run->redo.tool) { /* shown by an earlier attempt, and not come to again */
@@ -178,7 +182,7 @@ void run_cancel(struct run *run, enum cancel_by by)
 		return;
 	if (!run->cancel_by)
 		run->cancel_by = by;
-	if (run->life != LIFE_ACCEPTING)
+	if (run->life != LIFE_ACCEPTING && !run->reloading)
 		run_cancelled(run);
 }
 

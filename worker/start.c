@@ -99,7 +99,6 @@ static void on_accepted(struct append *append, enum err err)
 	struct user *user = call->user;
 	uint64_t seq = append_seq(append, acceptance->accepted_event);
 	struct id run_id = run->id, thread_id = run->thread_id;
-	free(acceptance);
 	if (err) {
 		if (run->life == LIFE_ACCEPTING)
 			run_discard(run);
@@ -179,6 +178,7 @@ static void put_key(struct call *call, struct run *run, struct append *append)
 	append->effects.key.thread_id = append_copy(append, id_str(&run->thread_id));
 	append->effects.key.input_hash = call->input_hash;
 	append->effects.key.created_ms = run->accepted_ms;
+	append->effects.key.drop_before_ms = run->accepted_ms > KEY_AGE_MS ? run->accepted_ms - KEY_AGE_MS : 0;
 }
 
 static void put_started(struct run *run, struct append *append)
@@ -236,8 +236,10 @@ static void accept(struct call *call, const struct agent_def *agent, const json_
 {
 	struct user *user = call->user;
 	struct run *run = make_run(call, agent);
-	struct acceptance *acceptance = must_alloc(sizeof(*acceptance));
-	struct append *append = append_create(on_accepted, acceptance);
+	struct append *append = append_create(on_accepted, NULL);
+	struct acceptance *acceptance = append->ctx = arena_alloc(&append->arena, sizeof(*acceptance));
+	if (!acceptance)
+		abort();
 	*acceptance = (struct acceptance){.call = call, .run = run};
 	run->starts_at_once = at_once;
 	run_move(run, LIFE_ACCEPTING);

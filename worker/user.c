@@ -1,6 +1,6 @@
 #include "worker/user.h"
 
-#include <assert.h>
+#include "common/state.h"
 #include "worker/command.h"
 #include "worker/gateway_peer.h"
 #include "worker/recover.h"
@@ -8,27 +8,31 @@
 
 /* ---- states ---- */
 
-static const struct {
-	const char *name;
-	unsigned next; /* bits of the states that may follow */
-} states[] = {
-	[USER_ACQUIRING] = {"acquiring", 1 << USER_OWNED | 1 << USER_LOST},
-	[USER_OWNED] = {"owned", 1 << USER_RELEASING | 1 << USER_LOST},
+static const char *const names[] = {
+	[USER_ACQUIRING] = "acquiring",
+	[USER_OWNED] = "owned",
+	[USER_RELEASING] = "releasing",
+	[USER_LOST] = "lost",
+};
+
+static const unsigned successors[] = {
+	[USER_ACQUIRING] = 1 << USER_OWNED | 1 << USER_LOST,
+	[USER_OWNED] = 1 << USER_RELEASING | 1 << USER_LOST,
 	/* back to owned: the store could not be asked */
-	[USER_RELEASING] = {"releasing", 1 << USER_OWNED | 1 << USER_LOST},
-	[USER_LOST] = {"lost", 0},
+	[USER_RELEASING] = 1 << USER_OWNED | 1 << USER_LOST,
+	[USER_LOST] = 0,
 };
 
 const char *user_state_name(enum user_state state)
 {
-	return states[state].name;
+	return names[state];
 }
 
 /* The one place where a user's state, and with it its place in the core's table, changes. */
 static void move(struct user *user, enum user_state state)
 {
 	struct core *core = user->core;
-	assert(states[user->state].next & 1u << state);
+	(void)state_may_follow(successors, user->state, state, "user");
 	user->state = state;
 	if (state == USER_LOST) {
 		HASH_DEL(core->users, user);
@@ -244,6 +248,10 @@ void user_attach(struct core *core, struct call *call)
 		return;
 	}
 	HASH_FIND(hh, core->users, &id, sizeof(id), user);
+	if (user && user->state == USER_OWNED && !lease_holds(core->parts.lease)) {
+		call_fail(call, ERR_UNAVAILABLE, "the lease does not hold"); /* the user may be another's by now */
+		return;
+	}
 	if (user && user->state == USER_OWNED && !user->verifying) {
 		answer_attached(user, call);
 		return;
@@ -300,24 +308,29 @@ static void on_verified(struct pending_op *pending)
 {
 	struct user *user = pending->user;
 	struct store_op *op = pending->op;
-	user->verifying = false;
+	enum err err = op->err;
 	if (user->state != USER_OWNED)
 		return;
-	if (op->err == ERR_OK && op->acquire.epoch == user->epoch)
-		answer_all_attached(user);
-	else if (op->err == ERR_OK || op->err == ERR_MOVED || op->err == ERR_FENCED)
-		user_lose(user, "overtaken while our lease did not hold");
-	else
+	user->verifying = err && err != ERR_MOVED && err != ERR_FENCED;
+	if (user->verifying) {
+		user->verify_again = user->core->verify_again = true;
 		fail_all_attaching(user, ERR_UNAVAILABLE, op->info.text);
+	} else if (err == ERR_OK && op->acquire.epoch == user->epoch) {
+		answer_all_attached(user);
+	} else {
+		user_lose(user, "overtaken while our lease did not hold");
+	}
 }
 
 void user_verify_all(struct core *core)
 {
 	struct user *user, *after;
+	core->verify_again = false;
 	HASH_ITER (hh, core->users, user, after) {
-		if (user->state != USER_OWNED || user->verifying)
+		if (user->state != USER_OWNED || (user->verifying && !user->verify_again))
 			continue;
 		user->verifying = true;
+		user->verify_again = false;
 		op_submit(acquire_op(user, on_verified));
 	}
 }

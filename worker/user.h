@@ -44,6 +44,7 @@ struct user {
 	size_t n_calls;
 	struct call *attaching; /* ATTACH requests that wait for the store (by user_next) */
 	bool verifying;
+	bool verify_again; /* the store could not be asked: at the core's next tick */
 
 	struct timer idle;
 	bool idle_over;

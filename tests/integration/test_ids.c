@@ -28,27 +28,80 @@ struct id_case {
 };
 
 static const char *const good_ids[] = {
-	"usr_4a8f9c2b1e5d", "usr_000000000000", "usr_ffffffffffff", "0190a6f2-7c3e-7b1a-9c1d-2f3e4a5b6c7d",
-	"550e8400-e29b-41d4-a716-446655440000", "123456789012345", "123456789012345678901", "000000000000001",
+	"usr_4a8f9c2b1e5d",
+	"usr_000000000000",
+	"usr_ffffffffffff",
+	"0190a6f2-7c3e-7b1a-9c1d-2f3e4a5b6c7d",
+	"550e8400-e29b-41d4-a716-446655440000",
+	"123456789012345",
+	"123456789012345678901",
+	"000000000000001",
 };
 
 static const char *const good_e2e_ids[] = {
-	"e2e-a", "e2e-0", "e2e-load.test_user-17", "e2e-012345678901234567890123456789012345678901234567890123456789",
+	"e2e-a",
+	"e2e-0",
+	"e2e-load.test_user-17",
+	"e2e-012345678901234567890123456789012345678901234567890123456789",
 };
 
+/* Fifteen digits out of U+FF10 to U+FF19. */
+#define FULL_WIDTH_DIGITS                                                                                                                      \
+	"\xef\xbc\x91\xef\xbc\x92\xef\xbc\x93\xef\xbc\x94\xef\xbc\x95\xef\xbc\x96\xef\xbc\x97\xef\xbc\x98\xef\xbc\x99\xef\xbc\x90\xef\xbc\x91" \
+	"\xef\xbc\x92\xef\xbc\x93\xef\xbc\x94\xef\xbc\x95"
+
 static const char *const bad_ids[] = {
-	"", " ", "   ", "none", "null", "default", "undefined", "admin", "demo", "anonymous",
-	"test_user_123", "concurrent_user_99", "usr_4A8F9C2B1E5D", "usr_4a8f9c2b1e5", "usr_4a8f9c2b1e5d0", "usr_4a8f9c2b1e5g",
-	"usr_4a8f9c2b1e5d\n", "usr_4a8f9c2b1e5d ", " usr_4a8f9c2b1e5d", "\tusr_4a8f9c2b1e5d", "usr_4a8f9c2b1e5d\r\n", "USR_4a8f9c2b1e5d",
-	"usr-4a8f9c2b1e5d", "usr_4a8f9c2b1e5d/", "usr_4a8f9c2b1e5d,usr_4a8f9c2b1e5e", "../usr_4a8f9c2b1e5d", "usr_4a8f9c2b1e5\xc3\xa9",
-	"urn:uuid:550e8400-e29b-41d4-a716-446655440000", "{550e8400-e29b-41d4-a716-446655440000}",
-	"550E8400-E29B-41D4-A716-446655440000", "550e8400e29b41d4a716446655440000", "00000000-0000-0000-0000-000000000000",
-	"550e8400-e29b-41d4-a716-44665544000", "550e8400-e29b-41d4-a716-4466554400000", "550e8400-e29b-41d4-a7164-46655440000",
-	"12345678901234", "1234567890123456789012", "-12345678901234", "+123456789012345", "12345678901234.5", "0x1234567890123",
+	"",
+	" ",
+	"   ",
+	"none",
+	"null",
+	"default",
+	"undefined",
+	"admin",
+	"demo",
+	"anonymous",
+	"test_user_123",
+	"concurrent_user_99",
+	"usr_4A8F9C2B1E5D",
+	"usr_4a8f9c2b1e5",
+	"usr_4a8f9c2b1e5d0",
+	"usr_4a8f9c2b1e5g",
+	"usr_4a8f9c2b1e5d\n",
+	"usr_4a8f9c2b1e5d ",
+	" usr_4a8f9c2b1e5d",
+	"\tusr_4a8f9c2b1e5d",
+	"usr_4a8f9c2b1e5d\r\n",
+	"USR_4a8f9c2b1e5d",
+	"usr-4a8f9c2b1e5d",
+	"usr_4a8f9c2b1e5d/",
+	"usr_4a8f9c2b1e5d,usr_4a8f9c2b1e5e",
+	"../usr_4a8f9c2b1e5d",
+	"usr_4a8f9c2b1e5\xc3\xa9",
+	"urn:uuid:550e8400-e29b-41d4-a716-446655440000",
+	"{550e8400-e29b-41d4-a716-446655440000}",
+	"550E8400-E29B-41D4-A716-446655440000",
+	"550e8400e29b41d4a716446655440000",
+	"00000000-0000-0000-0000-000000000000",
+	"550e8400-e29b-41d4-a716-44665544000",
+	"550e8400-e29b-41d4-a716-4466554400000",
+	"550e8400-e29b-41d4-a7164-46655440000",
+	"12345678901234",
+	"1234567890123456789012",
+	"-12345678901234",
+	"+123456789012345",
+	"12345678901234.5",
+	"0x1234567890123",
 	"\xd9\xa1\xd9\xa2\xd9\xa3\xd9\xa4\xd9\xa5\xd9\xa6\xd9\xa7\xd9\xa8\xd9\xa9\xd9\xa0\xd9\xa1\xd9\xa2\xd9\xa3\xd9\xa4\xd9\xa5",
-	"\xef\xbc\x91\xef\xbc\x92\xef\xbc\x93\xef\xbc\x94\xef\xbc\x95\xef\xbc\x96\xef\xbc\x97\xef\xbc\x98\xef\xbc\x99\xef\xbc\x90\xef\xbc\x91"
-	"\xef\xbc\x92\xef\xbc\x93\xef\xbc\x94\xef\xbc\x95",
-	"e2e-", "e2e--a", "e2e-a-", "e2e-.a", "e2e-A", "e2e-a b", "e2e_a", "E2E-a",
+	FULL_WIDTH_DIGITS,
+	"e2e-",
+	"e2e--a",
+	"e2e-a-",
+	"e2e-.a",
+	"e2e-A",
+	"e2e-a b",
+	"e2e_a",
+	"E2E-a",
 	"e2e-0123456789012345678901234567890123456789012345678901234567890",
 };
 
@@ -95,8 +148,9 @@ static bool oracle(const char *p, size_t n, bool e2e)
 
 static void mutate_once(struct random *r, struct id_case *c)
 {
-	static const char *const pieces[] = {"\n", " ", "\t", "_", "-", ".", "A", "F", "g", "0", "9", "\xd9\xa3", "\xef\xbc\x95", "\xc3\xa9",
-	                                     "usr_", "e2e-", "urn:uuid:", "{", "}", "/", "%00", "\"", "\\", "\x7f", "\x01"};
+	static const char *const pieces[] = {
+		"\n",       " ",    "\t",   "_",         "-", ".", "A", "F",   "g",  "0",  "9",    "\xd9\xa3", "\xef\xbc\x95",
+		"\xc3\xa9", "usr_", "e2e-", "urn:uuid:", "{", "}", "/", "%00", "\"", "\\", "\x7f", "\x01"};
 	size_t at = (size_t)random_below(r, c->n + 1);
 	const char *piece = pieces[random_below(r, sizeof pieces / sizeof *pieces)];
 	size_t len = strlen(piece);
@@ -245,7 +299,8 @@ static void whoami_all(uint16_t port, const struct id_case *cases, size_t n)
 		connects += conns[k].connects;
 		http_conn_finish(&conns[k]);
 	}
-	print_message("whoami: %zu requests in %llu ms over %u connections\n", n, (unsigned long long)(clock_ms() - begin), connects);
+	print_message("whoami: %zu requests in %llu ms over %u connections\n", n, (unsigned long long)(clock_ms() - begin),
+	              connects);
 }
 
 struct wave {
@@ -340,7 +395,8 @@ static void wave_refresh(struct wave *w, uint16_t port, size_t number)
 	for (size_t i = 0; i < w->n; i++) {
 		assert_non_null(w->chats[i]->welcome);
 		char *token = token_make_n(w->cases[i]->bytes, w->cases[i]->n, 900);
-		snprintf(ids[i], sizeof ids[i], "%s", chat_send(w->chats[i], json_pack("{s:s,s:s}", "type", "auth.refresh", "token", token)));
+		snprintf(ids[i], sizeof ids[i], "%s",
+		         chat_send(w->chats[i], json_pack("{s:s,s:s}", "type", "auth.refresh", "token", token)));
 		free(token);
 	}
 	assert_true(ws_loop_until(w->loop, refreshes_decided, w, 15000));
@@ -374,8 +430,9 @@ static void in_waves(struct cluster *cluster, uint16_t port, const struct id_cas
 		}
 		times[way + 1] = clock_ms();
 	}
-	print_message("%zu IDs each: upgrade %llu ms, auth %llu ms, auth.refresh %llu ms\n", n, (unsigned long long)(times[1] - times[0]),
-	              (unsigned long long)(times[2] - times[1]), (unsigned long long)(times[3] - times[2]));
+	print_message("%zu IDs each: upgrade %llu ms, auth %llu ms, auth.refresh %llu ms\n", n,
+	              (unsigned long long)(times[1] - times[0]), (unsigned long long)(times[2] - times[1]),
+	              (unsigned long long)(times[3] - times[2]));
 }
 
 /* ---- tests ---- */

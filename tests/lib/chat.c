@@ -64,7 +64,7 @@ static struct chat_run *run_get(struct chat *c, const char *id)
 static void texts_void(struct chat *c, const char *run_id)
 {
 	struct chat_text *t, *tmp;
-	HASH_ITER(hh, c->texts, t, tmp)
+	HASH_ITER (hh, c->texts, t, tmp)
 		if (!strcmp(t->run_id, run_id))
 			t->closed = true;
 }
@@ -88,7 +88,7 @@ static void check_run(struct chat *c, const struct chat_event *e)
 	if (chat_is_terminal(e->type)) {
 		r->ended = true;
 		struct chat_text *t, *tmp;
-		HASH_ITER(hh, c->texts, t, tmp)
+		HASH_ITER (hh, c->texts, t, tmp)
 			if (!t->closed && t->text.n && !strcmp(t->run_id, e->run_id))
 				violate(c, "message %s was left open by its run's terminal event", t->id);
 	}
@@ -238,10 +238,10 @@ static void take_answer(struct chat *c, json_t *m, const char *type, const char 
 
 static bool is_event(const char *type)
 {
-	static const char *const types[] = {"run_accepted",    "agent_started",   "agent_thinking",    "tool_executing",
-	                                    "tool_completed",  "agent_message",   "run_recovered",     "approval_required",
-	                                    "agent_completed", "agent_failed",    "approval_resolved", "agent_cancelled",
-	                                    "thread_created",  "thread_renamed",  "thread_deleted",    "deleted"};
+	static const char *const types[] = {"run_accepted",    "agent_started",  "agent_thinking",    "tool_executing",
+	                                    "tool_completed",  "agent_message",  "run_recovered",     "approval_required",
+	                                    "agent_completed", "agent_failed",   "approval_resolved", "agent_cancelled",
+	                                    "thread_created",  "thread_renamed", "thread_deleted",    "deleted"};
 	for (size_t i = 0; i < sizeof types / sizeof *types; i++)
 		if (!strcmp(type, types[i]))
 			return true;
@@ -298,6 +298,7 @@ struct chat *chat_open(struct ws_loop *loop, const struct chat_args *args)
 	char *bearer = text_format("Bearer %s", c->token);
 	char *target = args->resume ? text_format("/ws?last_seq=%llu", (unsigned long long)args->last_seq) : strdup("/ws");
 	struct ws_request request = {
+		.endpoint = args->endpoint,
 		.port = args->port,
 		.target = target,
 		.authorization = args->in_band ? NULL : bearer,
@@ -334,18 +335,18 @@ static void free_tables(struct chat *c)
 	struct chat_answer *a, *a_tmp;
 	struct chat_text *t, *t_tmp;
 	struct chat_run *r, *r_tmp;
-	HASH_ITER(hh, c->answers, a, a_tmp) {
+	HASH_ITER (hh, c->answers, a, a_tmp) {
 		HASH_DEL(c->answers, a);
 		json_decref(a->json);
 		free(a->raw);
 		free(a);
 	}
-	HASH_ITER(hh, c->texts, t, t_tmp) {
+	HASH_ITER (hh, c->texts, t, t_tmp) {
 		HASH_DEL(c->texts, t);
 		blob_free(&t->text);
 		free(t);
 	}
-	HASH_ITER(hh, c->runs, r, r_tmp) {
+	HASH_ITER (hh, c->runs, r, r_tmp) {
 		HASH_DEL(c->runs, r);
 		free(r);
 	}
@@ -444,9 +445,10 @@ struct chat *chat_enter(struct ws_loop *loop, const struct chat_args *args)
 {
 	struct chat *c = chat_open(loop, args);
 	if (!chat_wait_welcome(c, 15000))
-		fail_msg("no welcome for %s at port %u: status %d %s, close %d %s, error %s, %s", c->args.user ? c->args.user : "?",
-		         args->port, c->ws->response.status, c->ws->response.body.p ? c->ws->response.body.p : "",
-		         c->ws->close_code, c->ws->close_reason, c->error_code, c->ws->violation);
+		fail_msg("no welcome for %s at port %u: status %d %s, close %d %s, error %s, %s",
+		         c->args.user ? c->args.user : "?", args->port, c->ws->response.status,
+		         c->ws->response.body.p ? c->ws->response.body.p : "", c->ws->close_code, c->ws->close_reason,
+		         c->error_code, c->ws->violation);
 	return c;
 }
 
@@ -524,8 +526,8 @@ void chat_start(struct chat *chat, json_t *input, const char *agent, char run_id
 {
 	json_t *answer = chat_call(chat, chat_run_message(input, agent, NULL));
 	if (!answer || chat_code(answer)[0] || !chat_text_of(answer, "run_id")[0])
-		fail_msg("run.start of %s was answered by %s (%s), connection %s", chat->args.user ? chat->args.user : "?", chat_code(answer),
-		         answer ? chat_text_of(answer, "message") : "", ended(chat) ? "closed" : "open");
+		fail_msg("run.start of %s was answered by %s (%s), connection %s", chat->args.user ? chat->args.user : "?",
+		         chat_code(answer), answer ? chat_text_of(answer, "message") : "", ended(chat) ? "closed" : "open");
 	copy(run_id, 40, chat_text_of(answer, "run_id"));
 }
 

@@ -18,12 +18,12 @@
 struct chat_event {
 	uint64_t seq;
 	char type[24];
-	char run_id[40];    /* "" for none */
+	char run_id[40]; /* "" for none */
 	char thread_id[40];
-	char *raw;          /* the frame's bytes, NUL-terminated; NULL where the chat doesn't keep them */
+	char *raw; /* the frame's bytes, NUL-terminated; NULL where the chat doesn't keep them */
 	size_t n;
-	uint64_t hash;      /* of the bytes */
-	uint64_t at_us;     /* when it came */
+	uint64_t hash;  /* of the bytes */
+	uint64_t at_us; /* when it came */
 };
 
 struct chat_answer { /* ack, error or pong, by the id it carries */
@@ -51,13 +51,14 @@ struct chat_run {
 };
 
 struct chat_args {
+	const struct endpoint *endpoint; /* where to; outlives the chat; NULL: `port` on 127.0.0.1 */
 	uint16_t port;
-	const char *user;       /* for a token that is minted; or */
-	const char *token;      /* this one */
-	bool in_band;           /* auth as first message instead of the header */
+	const char *user;  /* for a token that is minted; or */
+	const char *token; /* this one */
+	bool in_band;      /* auth as first message instead of the header */
 	bool resume;
-	uint64_t last_seq;      /* with resume */
-	bool forget_bytes;      /* keep hashes of events only */
+	uint64_t last_seq; /* with resume */
+	bool forget_bytes; /* keep hashes of events only */
 	int receive_buffer;
 	void (*on_event)(void *ctx, const struct chat_event *event); /* may be NULL */
 	void (*on_raw)(void *ctx, const char *text, size_t n);       /* every frame's text; may be NULL */
@@ -69,10 +70,10 @@ struct chat {
 	struct ws_client *ws;
 	struct chat_args args;
 	char *token;
-	char tag[12];           /* begins the ids it makes */
-	json_t *welcome;        /* NULL until it came */
-	char error_code[32];    /* of an error with id null, the last one */
-	uint64_t last_seq;      /* of the last event, or where it began */
+	char tag[12];        /* begins the ids it makes */
+	json_t *welcome;     /* NULL until it came */
+	char error_code[32]; /* of an error with id null, the last one */
+	uint64_t last_seq;   /* of the last event, or where it began */
 	struct chat_event *events;
 	size_t n_events, cap_events;
 	struct chat_answer *answers;

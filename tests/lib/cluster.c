@@ -312,6 +312,18 @@ static bool log_is_clean(const struct node *node, char *why, size_t n)
 	return clean;
 }
 
+/* Where it hangs, for whoever has a debugger installed. */
+static void print_stacks(pid_t pid)
+{
+	char *command = text_format("command -v gdb >/dev/null && gdb -p %d -batch -ex 'thread apply all bt 12' 2>/dev/null | "
+	                            "grep -E '^(Thread|#)'",
+	                            (int)pid);
+	fflush(NULL);
+	if (system(command) != 0)
+		print_message("(no stacks: gdb is not installed, or may not attach)\n");
+	free(command);
+}
+
 static void stop_node(struct cluster *c, struct node *node, bool judged, char *why, size_t n)
 {
 	if (!node->process.pid)
@@ -319,6 +331,7 @@ static void stop_node(struct cluster *c, struct node *node, bool judged, char *w
 	bool ended = cluster_drain(c, node, STOP_MS);
 	if (!ended && node->process.pid) {
 		snprintf(why, n, "%s did not end in %d ms after SIGTERM", node->process.name, STOP_MS);
+		print_stacks(node_pid(c, node));
 		process_kill(&node->process);
 	} else if (!ended && judged && !node->killed) {
 		snprintf(why, n, "%s ended with wait status 0x%x", node->process.name, (unsigned)node->process.status);
@@ -362,8 +375,10 @@ void cluster_stop(struct cluster *c)
 		stop_node(c, &c->workers[i], !c->args.workers_may_die, why, sizeof why);
 	if (processes_settle(10000 * patience(), left, sizeof left))
 		snprintf(why, sizeof why, "processes are left: %.480s", left);
-	check_sockets(c, why, sizeof why);
-	check_scratch(c, why, sizeof why);
+	if (!why[0]) { /* what follows from an end that was not clean is no news */
+		check_sockets(c, why, sizeof why);
+		check_scratch(c, why, sizeof why);
+	}
 	for (unsigned i = 0; i < CLUSTER_MAX; i++) {
 		log_is_clean(&c->gateways[i], why, sizeof why);
 		log_is_clean(&c->workers[i], why, sizeof why);

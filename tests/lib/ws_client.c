@@ -4,7 +4,10 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/ssl.h>
+#include <openssl/x509_vfy.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include <utlist.h>
+#include "tests/lib/endpoint.h"
 
 #define READ_CHUNK 65536
 #define MESSAGE_MAX (4u << 20) /* bytes; the protocol's events are at most 1 MiB */
@@ -62,12 +66,55 @@ static void violate(struct ws_client *c, const char *what)
 
 static void set_interest(struct ws_client *c)
 {
-	uint32_t want = (c->paused ? 0 : EPOLLIN) | (c->out.n || c->state == WS_CONNECTING ? EPOLLOUT : 0);
+	uint32_t want = (c->paused ? 0 : EPOLLIN) |
+	                ((c->out.n && !c->tls_wants_read) || c->state == WS_CONNECTING ? EPOLLOUT : 0);
 	if (c->fd < 0 || want == c->interest)
 		return;
 	struct epoll_event event = {.events = want, .data.ptr = c};
 	epoll_ctl(c->loop->epoll, EPOLL_CTL_MOD, c->fd, &event);
 	c->interest = want;
+}
+
+/* ---- the stream: the socket, or TLS on it; both say as send and recv do ---- */
+
+static ssize_t tls_result(struct ws_client *c, int n)
+{
+	if (n > 0)
+		return n;
+	int error = SSL_get_error(c->tls, n);
+	if (error == SSL_ERROR_ZERO_RETURN)
+		return 0;
+	if (error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE) {
+		errno = EAGAIN;
+		return -1;
+	}
+	long verdict = SSL_get_verify_result(c->tls);
+	unsigned long code = ERR_get_error();
+	if (!SSL_is_init_finished(c->tls) && !c->trouble[0])
+		snprintf(c->trouble, sizeof c->trouble, "TLS: %s",
+		         verdict != X509_V_OK ? X509_verify_cert_error_string(verdict)
+		         : code               ? ERR_reason_error_string(code)
+		                              : "the connection was cut in the handshake");
+	errno = EPROTO;
+	return -1;
+}
+
+static ssize_t stream_send(struct ws_client *c, const void *p, size_t n)
+{
+	if (!c->tls)
+		return send(c->fd, p, n, MSG_NOSIGNAL);
+	ERR_clear_error();
+	int done = SSL_write(c->tls, p, (int)(n < READ_CHUNK ? n : READ_CHUNK));
+	c->tls_wants_read = done <= 0 && SSL_want_read(c->tls);
+	return tls_result(c, done);
+}
+
+static ssize_t stream_recv(struct ws_client *c, void *p, size_t n)
+{
+	if (!c->tls)
+		return recv(c->fd, p, n, 0);
+	ERR_clear_error();
+	return tls_result(c, SSL_read(c->tls, p, (int)n));
 }
 
 /* ---- sending ---- */
@@ -76,7 +123,7 @@ static void flush(struct ws_client *c)
 {
 	size_t done = 0;
 	while (c->fd >= 0 && done < c->out.n) {
-		ssize_t n = send(c->fd, c->out.p + done, c->out.n - done, MSG_NOSIGNAL);
+		ssize_t n = stream_send(c, c->out.p + done, c->out.n - done);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno != EAGAIN) { /* what the server said before still waits to be read */
@@ -308,7 +355,7 @@ static void parse_upgrade(struct ws_client *c, bool eof)
 static void handle_input(struct ws_client *c)
 {
 	char chunk[READ_CHUNK];
-	ssize_t n = recv(c->fd, chunk, sizeof chunk, 0);
+	ssize_t n = stream_recv(c, chunk, sizeof chunk);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n > 0) {
@@ -340,16 +387,18 @@ static void make_key(struct ws_client *c, char *key)
 
 static void write_request(struct ws_client *c, const struct ws_request *r)
 {
-	char key[32];
+	char key[32], local[32];
+	const char *host = r->endpoint ? r->endpoint->authority : local;
+	snprintf(local, sizeof local, "127.0.0.1:%u", r->port);
 	if (r->raw) {
 		blob_add_c(&c->out, r->raw);
 		return;
 	}
 	make_key(c, key);
 	blob_printf(&c->out,
-	            "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+	            "GET %s%s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 	            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n",
-	            r->target ? r->target : "/ws", r->port, key);
+	            r->endpoint ? r->endpoint->prefix : "", r->target ? r->target : "/ws", host, key);
 	if (r->authorization)
 		blob_printf(&c->out, "Authorization: %s\r\n", r->authorization);
 	if (r->subprotocols)
@@ -363,17 +412,21 @@ static void write_request(struct ws_client *c, const struct ws_request *r)
 struct ws_client *ws_connect(struct ws_loop *loop, const struct ws_request *request)
 {
 	struct ws_client *c = calloc(1, sizeof *c);
-	struct sockaddr_in a = {
-		.sin_family = AF_INET, .sin_port = htons(request->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	const struct endpoint *to = request->endpoint;
+	struct sockaddr_in local = {.sin_family = AF_INET,
+	                            .sin_port = htons(request->port),
+	                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	const struct sockaddr *address = to ? (const struct sockaddr *)&to->address : (const struct sockaddr *)&local;
+	socklen_t address_len = to ? to->address_len : sizeof local;
 	int one = 1;
 	if (!c)
 		abort();
 	c->loop = loop;
 	DL_APPEND(loop->clients, c);
 	write_request(c, request);
-	c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	c->fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->fd < 0) {
-		snprintf(c->violation, sizeof c->violation, "socket: %s", strerror(errno));
+		snprintf(c->trouble, sizeof c->trouble, "socket: %s", strerror(errno));
 		c->state = WS_CLOSED;
 		return c;
 	}
@@ -382,7 +435,10 @@ struct ws_client *ws_connect(struct ws_loop *loop, const struct ws_request *requ
 		setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &request->receive_buffer, sizeof request->receive_buffer);
 	c->interest = EPOLLIN | EPOLLOUT;
 	struct epoll_event event = {.events = c->interest, .data.ptr = c};
-	if (connect(c->fd, (struct sockaddr *)&a, sizeof a) < 0 && errno != EINPROGRESS) {
+	if (to && to->tls && !(c->tls = endpoint_tls(to, c->fd)))
+		abort();
+	if (connect(c->fd, address, address_len) < 0 && errno != EINPROGRESS) {
+		snprintf(c->trouble, sizeof c->trouble, "%s", strerror(errno));
 		drop_socket(c, false);
 		c->state = WS_CLOSED;
 	} else if (epoll_ctl(loop->epoll, EPOLL_CTL_ADD, c->fd, &event) < 0) {
@@ -396,8 +452,10 @@ static void handle_connected(struct ws_client *c)
 	int error = 0;
 	socklen_t n = sizeof error;
 	getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &n);
-	if (error)
+	if (error) {
+		snprintf(c->trouble, sizeof c->trouble, "%s", strerror(error));
 		return end(c);
+	}
 	set_state(c, WS_UPGRADING);
 }
 
@@ -410,6 +468,7 @@ void ws_abort(struct ws_client *c)
 static void destroy(struct ws_client *c)
 {
 	http_response_finish(&c->response);
+	SSL_free(c->tls);
 	blob_free(&c->in);
 	blob_free(&c->out);
 	blob_free(&c->message);
@@ -464,6 +523,7 @@ static void handle_event(struct ws_client *c, uint32_t events)
 {
 	if (c->state == WS_CONNECTING && c->fd >= 0 && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
 		handle_connected(c);
+	c->tls_wants_read = false;
 	if (c->fd >= 0 && !c->dead && c->state != WS_CONNECTING && c->out.n)
 		flush(c);
 	if (c->fd >= 0 && !c->dead && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) && !c->paused)

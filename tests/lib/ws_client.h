@@ -17,6 +17,7 @@
 #include "tests/lib/util.h"
 
 struct ws_loop;
+struct endpoint; /* endpoint.h */
 
 struct ws_loop *ws_loop_create(void);
 /* Drops every connection that is left. */
@@ -34,14 +35,15 @@ enum ws_state {
 };
 
 struct ws_request {
-	uint16_t port;             /* on 127.0.0.1 */
-	const char *target;        /* NULL: "/ws" */
-	const char *authorization; /* the header's value; NULL: no header */
-	const char *subprotocols;  /* the header's value; NULL: no header */
-	const char *origin;        /* NULL: no header */
-	const char *headers;       /* further whole lines with CRLF; NULL: none */
-	const char *raw;           /* the whole request instead of all that; NULL: build it */
-	int receive_buffer;        /* SO_RCVBUF in bytes; 0: the system's */
+	const struct endpoint *endpoint; /* where to; outlives the client; NULL: `port` */
+	uint16_t port;                   /* on 127.0.0.1 */
+	const char *target;              /* NULL: "/ws" */
+	const char *authorization;       /* the header's value; NULL: no header */
+	const char *subprotocols;        /* the header's value; NULL: no header */
+	const char *origin;              /* NULL: no header */
+	const char *headers;             /* further whole lines with CRLF; NULL: none */
+	const char *raw;                 /* the whole request instead of all that; NULL: build it */
+	int receive_buffer;              /* SO_RCVBUF in bytes; 0: the system's */
 };
 
 enum {
@@ -64,9 +66,10 @@ struct ws_client {
 	char subprotocol[64];          /* that the server chose; "" for none */
 	int close_code;                /* of the server's close frame; 1005: without one; 0: no close frame came */
 	char close_reason[128];
-	char violation[128];           /* "": the server kept to the protocol */
+	char violation[128]; /* "": the server kept to the protocol */
+	char trouble[96];    /* why no connection could be made; "" */
 	uint64_t bytes_in, pings_in, pongs_in;
-	char pong[126];                /* payload of the last one */
+	char pong[126]; /* payload of the last one */
 
 	/* for the owner to set */
 	void (*on_text)(void *ctx, const char *text, size_t n); /* a whole message, NUL-terminated, for this call */
@@ -78,6 +81,8 @@ struct ws_client {
 	struct ws_loop *loop;
 	struct ws_client *prev, *next, *next_dead;
 	int fd;
+	struct ssl_st *tls;  /* NULL: plain */
+	bool tls_wants_read; /* nothing can be written before something was read */
 	bool dead, paused, close_sent, in_text;
 	uint32_t interest;
 	char accept[32];

@@ -539,7 +539,7 @@ static void a_run_that_spins_gives_way_until_it_waits(void **state)
 	struct watched w = {0};
 	int n;
 
-	start(&w, *state, "{\"steps\":[{\"think\":\"a\"},{\"spin_ms\":400},{\"think\":\"b\"},{\"sleep_ms\":60000}]}");
+	start(&w, *state, "{\"steps\":[{\"think\":\"a\"},{\"spin_ms\":1500},{\"think\":\"b\"},{\"sleep_ms\":60000}]}");
 	run_until(*state, w.messages == 1);
 	assert_int_equal(sched_getscheduler(child_of(host_pid(), &n)), SCHED_OTHER);
 	run_until(*state, sched_getscheduler(child_of(host_pid(), &n)) == SCHED_IDLE);
@@ -859,15 +859,21 @@ static int lone_tear_down(void **state)
 	return 0;
 }
 
-static void lone_ends(void)
+static void lone_ends_unannounced(void)
 {
 	struct host_report report = {.kind = HOST_EXITED, .slot = 7, .signal = SIGKILL};
 
-	agent_run_spawned(lone->run);
 	agent_run_exited(lone->run, &report);
 	assert_false(lone->w.ended);
 	close(lone->run_end);
 	run_until(&lone->f, lone->w.ended);
+}
+
+static void lone_ends(void)
+{
+	agent_run_spawned(lone->run);
+	lone_ends_unannounced();
+	assert_true(lone->w.exit.spawned);
 }
 
 static void bytes_that_are_no_message_end_the_run(void **state)
@@ -914,6 +920,29 @@ static void messages_are_delivered_when_bytes_of_ours_stay_unread(void **state)
 	assert_int_equal(agent_run_send(lone->run, &down), ERR_OK);
 	lone_ends();
 	assert_string_equal(lone->w.log.p, "1 text still heard\n");
+}
+
+/* The run may speak, and its host die, before the host says that there is a run. */
+static void one_that_spoke_has_run_whatever_its_host_said(void **state)
+{
+	write_text("heard", 0);
+	run_until(&lone->f, lone->w.messages == 1);
+	lone_ends_unannounced();
+	assert_true(lone->w.exit.spawned);
+}
+
+static void one_that_is_heard_after_its_end_has_run(void **state)
+{
+	write_text("heard late", 0);
+	lone_ends_unannounced();
+	assert_int_equal(lone->w.messages, 1);
+	assert_true(lone->w.exit.spawned);
+}
+
+static void one_that_neither_spoke_nor_was_announced_never_ran(void **state)
+{
+	lone_ends_unannounced();
+	assert_false(lone->w.exit.spawned);
 }
 
 static void a_run_that_does_not_read_fills_a_bounded_queue(void **state)
@@ -1024,6 +1053,9 @@ int main(void)
 		with_bytes(bytes_that_are_no_message_end_the_run, 2),
 		with_socket(a_message_cut_by_death_is_dropped),
 		with_socket(messages_are_delivered_when_bytes_of_ours_stay_unread),
+		with_socket(one_that_spoke_has_run_whatever_its_host_said),
+		with_socket(one_that_is_heard_after_its_end_has_run),
+		with_socket(one_that_neither_spoke_nor_was_announced_never_ran),
 		with_socket(a_run_that_does_not_read_fills_a_bounded_queue),
 		with_host(the_host_says_what_holds),
 		with_host(a_script_does_its_steps_in_order),

@@ -416,6 +416,38 @@ static void letters_of_another_thread_arrive_all_and_in_order(void **state)
 	mailbox_close(&real.mailbox);
 }
 
+static void on_slow_letter(struct letter *letter)
+{
+	uint64_t end = uv_hrtime() + 2000000;
+
+	while (uv_hrtime() < end)
+		;
+	on_letter(letter);
+}
+
+static void on_between(struct timer *timer)
+{
+	real.hops += real.letters > 0 && real.letters < 100;
+}
+
+/* Each is 2 ms of work: whoever else waits for the loop must not wait for all of them. */
+static void a_mailbox_full_of_work_does_not_keep_the_loop_from_others(void **state)
+{
+	mailbox_init(&real.mailbox, &real.uv);
+	for (unsigned i = 0; i < 100; i++) {
+		struct numbered *n = malloc(sizeof(*n));
+
+		*n = (struct numbered){.letter.deliver = on_slow_letter, .number = i};
+		mailbox_post(&real.mailbox, &n->letter);
+	}
+	real.timer.fn = on_between;
+	timer_set(&real.loop.loop, &real.timer, 20);
+	while (real.letters < 100)
+		uv_run(&real.uv, UV_RUN_ONCE);
+	mailbox_close(&real.mailbox);
+	assert_int_equal(real.hops, 1);
+}
+
 static void closing_a_mailbox_delivers_what_is_left(void **state)
 {
 	mailbox_init(&real.mailbox, &real.uv);
@@ -473,6 +505,7 @@ int main(void)
 		REAL(loop_that_has_nothing_to_do_returns),
 		REAL(loop_sleeps_once_its_tasks_are_done),
 		REAL(letters_of_another_thread_arrive_all_and_in_order),
+		REAL(a_mailbox_full_of_work_does_not_keep_the_loop_from_others),
 		REAL(closing_a_mailbox_delivers_what_is_left),
 		REAL(letter_may_close_its_mailbox),
 		REAL(clocks_are_of_this_time),

@@ -466,6 +466,66 @@ static void an_idempotency_key_is_found_by_its_user_until_it_is_old(void **state
 	store_op_free(op);
 }
 
+static void put_key(struct fixture *f, const struct user_id *user, uint64_t epoch, const char *key, uint64_t created,
+                    uint64_t drop)
+{
+	struct store_op *op = append_op(user, epoch, 1, NULL, 0);
+
+	op->append.effects.key.key = str_c(key);
+	op->append.effects.key.created_ms = created;
+	op->append.effects.key.drop_before_ms = drop;
+	assert_int_equal(run_op(f, op), ERR_OK);
+	store_op_free(op);
+}
+
+static bool has_key(struct fixture *f, const struct user_id *user, const char *key)
+{
+	struct store_op *op = find_key(f, user, key, 0);
+	bool found = op->find_key.found;
+
+	store_op_free(op);
+	return found;
+}
+
+static void old_keys_of_all_users_go_with_new_ones(void **state)
+{
+	struct fixture *f = *state;
+	struct user_id user = user_number(1), other = user_number(2);
+	uint64_t a = register_worker(f, "a"), epoch = acquire(f, &user, "a", a), others = acquire(f, &other, "a", a);
+
+	put_key(f, &other, others, "old", 1000, 0);
+	put_key(f, &other, others, "new", 2001, 1000);
+	assert_true(has_key(f, &other, "old"));
+	put_key(f, &user, epoch, "k", 3000, 2001);
+	assert_false(has_key(f, &other, "old"));
+	assert_true(has_key(f, &other, "new"));
+	assert_true(has_key(f, &user, "k"));
+}
+
+static void a_message_moves_its_thread_up(void **state)
+{
+	struct fixture *f = *state;
+	struct user_id user = user_number(1);
+	uint64_t epoch = acquire(f, &user, "a", register_worker(f, "a"));
+	struct event event = {.body = str_c("{}")};
+	struct message_row message = {
+		.message_id = str_c("m2"), .thread_id = str_c("t1"), .role = str_c("assistant"), .seq = 2, .ts_ms = 900};
+	struct world w;
+	struct store_op *op;
+
+	make_world(f, &w, &user, epoch, 1);
+	op = append_op(&user, epoch, 2, &event, 1);
+	op->append.effects.messages = &message;
+	op->append.effects.n_messages = 1;
+	assert_int_equal(run_op(f, op), ERR_OK);
+	store_op_free(op);
+	op = store_op_create(STORE_FIND_THREAD, &user, NULL, NULL);
+	op->find_thread.thread_id = str_c("t1");
+	assert_int_equal(run_op(f, op), ERR_OK);
+	assert_int_equal(op->find_thread.row.updated_ms, 900);
+	store_op_free(op);
+}
+
 static void change_note(struct fixture *f, const struct user_id *user, uint64_t epoch, const char *key, const char *value,
                         bool *deleted)
 {
@@ -778,6 +838,8 @@ int main(void)
 		NAMED(the_journal_of_an_ended_run_goes),
 		NAMED(an_append_that_fails_leaves_no_effect),
 		NAMED(an_idempotency_key_is_found_by_its_user_until_it_is_old),
+		NAMED(old_keys_of_all_users_go_with_new_ones),
+		NAMED(a_message_moves_its_thread_up),
 		NAMED(notes_are_put_read_listed_and_deleted),
 		NAMED(deleting_a_thread_takes_all_of_it_and_nothing_else),
 		NAMED(threads_are_listed_in_pages_newest_first),

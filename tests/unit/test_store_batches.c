@@ -3,6 +3,7 @@
 
 #include <sqlite3.h>
 #include <uv.h>
+#include "common/bytes.h"
 #include "common/loop_uv.h"
 #include "worker/store/sqlite_internal.h"
 
@@ -101,14 +102,59 @@ static void renewals_overtake_what_waits_and_are_never_refused(void **state)
 	store_submit(f->store, renewal);
 	done_count = 0;
 	assert_true(store_pump(f->store));
-	assert_int_equal(done_count, 513); /* a batch, and the refusal */
+	assert_int_equal(done_count, 2); /* it alone, committed before anything of theirs is begun; and the refusal */
 	assert_ptr_equal(done_ops[0], renewal);
 	assert_int_equal(renewal->err, ERR_OK);
 	assert_int_equal(refused->err, ERR_CAPACITY);
+	assert_true(store_pump(f->store));
+	assert_int_equal(done_count, 2 + 512); /* a batch */
 	while (store_pump(f->store))
 		;
 	store_op_free(renewal);
 	store_op_free(refused);
+}
+
+/* A renewal that comes while a batch is executed waits for all of it, at this worker and at every other one. */
+static void what_one_batch_writes_is_bounded_in_bytes(void **state)
+{
+	enum { USERS = 12, MIB = 1 << 20 };
+	struct fixture *f = *state;
+	uint64_t me = register_worker(f, "a");
+	struct buf text = {0};
+	struct event events[6];
+	struct message_row message;
+	unsigned pumps = 0;
+
+	buf_append_c(&text, "{\"text\":\"");
+	memset(buf_reserve(&text, MIB), 'x', MIB);
+	text.n += MIB;
+	buf_append_c(&text, "\"}");
+	for (unsigned i = 0; i < 6; i++)
+		events[i] = (struct event){.body = buf_str(&text)};
+	message = (struct message_row){.message_id = str_c("m"), .role = str_c("assistant"), .text = buf_str(&text)};
+	for (unsigned i = 0; i < USERS; i++) {
+		struct user_id user = user_number(i);
+		struct store_op *op = append_op(&user, acquire(f, &user, "a", me), 1, events, i == 0 ? 6 : 1);
+
+		if (i > 0) { /* its text is written twice */
+			op->append.effects.messages = &message;
+			op->append.effects.n_messages = 1;
+		}
+		op->done = free_done;
+		store_submit(f->store, op);
+	}
+	for (unsigned before = done_count = 0; store_pump(f->store); before = done_count, pumps++) {
+		assert_in_range(done_count - before, 1, 2);
+		if (before == 0)
+			assert_int_equal(done_count, 1); /* more than a batch may be: alone */
+	}
+	assert_int_equal(done_count, USERS);
+	for (unsigned i = 0; i < USERS; i++) {
+		struct user_id user = user_number(i);
+
+		assert_int_equal(last_seq_of(f, &user, 1), i == 0 ? 6 : 1);
+	}
+	buf_finish(&text);
 }
 
 /* ---- with a thread ---- */
@@ -223,6 +269,7 @@ int main(void)
 		NAMED(one_fenced_user_does_not_hold_up_the_others_of_a_batch),
 		NAMED(a_users_reads_and_writes_of_one_batch_keep_their_order),
 		NAMED(renewals_overtake_what_waits_and_are_never_refused),
+		NAMED(what_one_batch_writes_is_bounded_in_bytes),
 		cmocka_unit_test(results_come_back_on_the_loop_and_closing_finishes_what_waits),
 		cmocka_unit_test(urls_that_are_not_a_sqlite_file_are_refused),
 		NAMED(no_statement_scans_a_table),

@@ -383,7 +383,7 @@ static void a_newer_schema_is_refused_and_left_alone(void **state)
 	store_close(fixture_open(&f));
 	run_sql(f.path, "PRAGMA user_version=1000");
 	assert_refused(&f, "newer");
-	run_sql(f.path, "PRAGMA user_version=1");
+	run_sql(f.path, "PRAGMA user_version=2");
 	store_close(fixture_open(&f)); /* as before */
 	fixture_remove(&f);
 }

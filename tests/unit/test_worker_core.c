@@ -258,6 +258,11 @@ static void runs_of_one_thread_take_turns(void **state)
 	assert_int_equal(start_in(&s, thread, ON_BUSY_ENQUEUE)->code, ERR_OK);
 	assert_int_equal(s.w.host.n, 1);
 	assert_int_equal(start_in(&s, thread, ON_BUSY_REJECT)->code, ERR_BUSY);
+	struct reply *list = ask(&s.w, &s.g, command_of(&s.g, ALICE, COMMAND_RUN_LIST));
+	char runs[1024];
+	snprintf(runs, sizeof(runs), STR_FMT, STR_ARG(list->command.fields));
+	assert_has(runs, "\"status\":\"queued\"}"); /* not started yet */
+	assert_int_equal(count_in(runs, "started_at"), 1);
 	say_done(&s.w, s.w.host.processes[0], "");
 	assert_int_equal(s.w.host.n, 2);
 	assert_string_equal(types_from(&s.g, 3), "run_accepted agent_completed agent_started");
@@ -666,6 +671,7 @@ static void replay_comes_from_memory_and_from_the_store(void **state)
 	gateway_begin(&s.g, "gateway-1", 1);
 	hello(&s.w, &s.g);
 	attach(&s.w, &s.g, ALICE);
+	((struct agent_def *)agents_find(s.w.agents, str_c("script")))->steps = 60;
 	struct request request = start_of(&s.g, ALICE, "{}");
 	request.command.agent = str_c("script");
 	assert_int_equal(ask(&s.w, &s.g, request)->code, ERR_OK);
@@ -715,6 +721,39 @@ static void replay_gives_open_text_beyond_what_the_gateway_has(void **state)
 	page = ask(&s.w, &s.g, request);
 	assert_int_equal(page->page.n_open, 1);
 	assert_str(page->page.open[0].text, "");
+	end(&s);
+}
+
+/* A turn's text of one run, however many pieces it comes in, is few items for the gateway. */
+static void a_flood_of_small_text_is_joined_and_stays_whole(void **state)
+{
+	enum { PIECES = 9000 };
+	struct set s;
+	struct buf whole = {0};
+	begin(&s, state);
+	start(&s, "\"x\"");
+	start(&s, "\"y\"");
+	struct agent_run *p = last_process(&s.w), *other = s.w.host.processes[s.w.host.n - 2];
+	say_text(&s.w, other, 1, "of another message");
+	size_t deltas = s.g.n_deltas;
+	for (int i = 0; i < PIECES; i++) {
+		char token[16];
+		snprintf(token, sizeof(token), "t%05d\xc3\xa9 ", i);
+		size_t frame = frame_begin(&p->waiting);
+		struct run_up up = {.step = 1, .kind = RUN_TEXT, .text = str_c(token)};
+		assert_int_equal(run_up_encode(&up, &p->waiting), ERR_OK);
+		frame_end(&p->waiting, frame);
+		buf_append_c(&whole, token);
+	}
+	worker_turn(&s.w);
+	assert_int_equal(s.g.text.n, whole.n);
+	assert_memory_equal(s.g.text.p, whole.p, whole.n);
+	assert_in_range(s.g.n_deltas - deltas, 2, 100);
+	deltas = s.g.n_deltas;
+	say_text(&s.w, p, 1, "one ");
+	say_text(&s.w, p, 1, "by one");
+	assert_int_equal(s.g.n_deltas - deltas, 2); /* at once, each in its turn */
+	buf_finish(&whole);
 	end(&s);
 }
 
@@ -887,6 +926,7 @@ int main(void)
 		CASE(long_text_is_several_messages),
 		CASE(replay_comes_from_memory_and_from_the_store),
 		CASE(replay_gives_open_text_beyond_what_the_gateway_has),
+		CASE(a_flood_of_small_text_is_joined_and_stays_whole),
 		CASE(without_credit_items_are_left_out_and_the_head_is_told_later),
 		CASE(silent_gateway_does_not_hold_runs_up_for_ever),
 		CASE(beats_repeat_the_last_number),

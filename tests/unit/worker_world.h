@@ -64,7 +64,7 @@ struct gateway {
 };
 
 struct gateway_pub {
-	struct gateway *gateway;
+	struct gateway **gateway; /* who listens at its address now */
 };
 
 struct answer {
@@ -79,7 +79,7 @@ struct answer {
 struct faulty {
 	struct store_backend backend;
 	struct store_backend *inner;
-	unsigned fail_appends; /* so many of the next ones */
+	unsigned fail_appends, fail_renewals, fail_acquires; /* so many of the next ones */
 };
 
 static inline void faulty_execute(struct store_backend *backend, struct store_op **ops, size_t n)
@@ -87,8 +87,12 @@ static inline void faulty_execute(struct store_backend *backend, struct store_op
 	struct faulty *faulty = (struct faulty *)backend;
 
 	for (size_t i = 0; i < n; i++) {
-		if (ops[i]->kind == STORE_APPEND && faulty->fail_appends > 0) {
-			faulty->fail_appends--;
+		unsigned none = 0, *left = ops[i]->kind == STORE_APPEND    ? &faulty->fail_appends
+		                           : ops[i]->kind == STORE_RENEW   ? &faulty->fail_renewals
+		                           : ops[i]->kind == STORE_ACQUIRE ? &faulty->fail_acquires
+		                                                           : &none;
+		if (*left > 0) {
+			--*left;
 			ops[i]->err = err_set(&ops[i]->info, ERR_UNAVAILABLE, "the test says so");
 		} else {
 			faulty->inner->ops->execute(faulty->inner, &ops[i], 1);
@@ -291,7 +295,7 @@ static inline void gateway_item(struct gateway *gateway, const struct item *item
 
 static inline void fake_pub_send(struct gateway_pub *pub, struct str message)
 {
-	struct gateway *gateway = pub->gateway;
+	struct gateway *gateway = *pub->gateway;
 	struct arena arena = {0};
 	struct batch batch;
 	struct err_info info;
@@ -320,7 +324,7 @@ static inline enum err fake_pub_open(struct gateway_transport *t, const char *ur
 	for (size_t i = 0; i < w->n_gateways; i++) {
 		if (strstr(url, w->gateways[i]->id)) {
 			*out = calloc(1, sizeof(**out));
-			(*out)->gateway = w->gateways[i];
+			(*out)->gateway = &w->gateways[i];
 			return ERR_OK;
 		}
 	}

@@ -99,6 +99,16 @@ static enum err insert_message(struct sqlite_db *db, struct store_op *op, const 
 	return db_exec(db, s, &op->info);
 }
 
+static enum err touch_thread(struct sqlite_db *db, struct store_op *op, const struct message_row *message)
+{
+	sqlite3_stmt *s = db_statement(db, SQL_THREAD_TOUCH);
+
+	bind_str(s, 1, user_id_str(&op->user));
+	bind_str(s, 2, message->thread_id);
+	bind_u64(s, 3, message->ts_ms);
+	return db_exec(db, s, &op->info);
+}
+
 static enum err put_step(struct sqlite_db *db, struct store_op *op, const struct journal_row *row)
 {
 	sqlite3_stmt *s = db_statement(db, SQL_JOURNAL_PUT);
@@ -121,6 +131,7 @@ static enum err put_key(struct sqlite_db *db, struct store_op *op)
 {
 	const struct append_effects *effects = &op->append.effects;
 	sqlite3_stmt *s = db_statement(db, SQL_KEY_PUT);
+	enum err err;
 
 	bind_str(s, 1, user_id_str(&op->user));
 	bind_str(s, 2, effects->key.key);
@@ -129,6 +140,11 @@ static enum err put_key(struct sqlite_db *db, struct store_op *op)
 	bind_u64(s, 5, effects->key.seq);
 	bind_u64(s, 6, effects->key.input_hash);
 	bind_u64(s, 7, effects->key.created_ms);
+	err = db_exec(db, s, &op->info);
+	if (err)
+		return err;
+	s = db_statement(db, SQL_KEYS_DROP);
+	bind_u64(s, 1, effects->key.drop_before_ms);
 	return db_exec(db, s, &op->info);
 }
 
@@ -204,8 +220,11 @@ static enum err put_rows(struct sqlite_db *db, struct store_op *op)
 		err = put_thread(db, op, &effects->threads_put[i]);
 	for (size_t i = 0; !err && i < effects->n_runs_put; i++)
 		err = put_run(db, op, &effects->runs_put[i]);
-	for (size_t i = 0; !err && i < effects->n_messages; i++)
+	for (size_t i = 0; !err && i < effects->n_messages; i++) {
 		err = insert_message(db, op, &effects->messages[i]);
+		if (!err)
+			err = touch_thread(db, op, &effects->messages[i]);
+	}
 	for (size_t i = 0; !err && i < effects->n_journal_put; i++)
 		err = put_step(db, op, &effects->journal_put[i]);
 	return err;

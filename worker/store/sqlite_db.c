@@ -47,6 +47,7 @@ static const char *const texts[SQL_COUNT] = {
 		"INSERT INTO threads(user_id,thread_id,title,created_ms,updated_ms,first_seq) VALUES(?1,?2,?3,?4,?5,?6) "
 		"ON CONFLICT(user_id,thread_id) DO UPDATE SET title=excluded.title,"
 		"updated_ms=max(updated_ms,excluded.updated_ms)",
+	[SQL_THREAD_TOUCH] = "UPDATE threads SET updated_ms=?3 WHERE user_id=?1 AND thread_id=?2 AND updated_ms<?3",
 	[SQL_THREAD_FIRST_SEQ] = "SELECT first_seq FROM threads WHERE user_id=?1 AND thread_id=?2",
 	[SQL_THREAD_DELETE] = "DELETE FROM threads WHERE user_id=?1 AND thread_id=?2",
 	[SQL_THREAD_DELETE_MESSAGES] = "DELETE FROM messages WHERE user_id=?1 AND thread_id=?2",
@@ -90,6 +91,10 @@ static const char *const texts[SQL_COUNT] = {
 			"ON CONFLICT(user_id,key) DO UPDATE SET run_id=excluded.run_id,thread_id=excluded.thread_id,"
 			"seq=excluded.seq,input_hash=excluded.input_hash,created_ms=excluded.created_ms",
 	[SQL_KEY_FIND] = "SELECT run_id,thread_id,seq,input_hash FROM keys WHERE user_id=?1 AND key=?2 AND created_ms>=?3",
+
+	/* A few with each that comes: there are never many, and no commit pays for all. */
+	[SQL_KEYS_DROP] = "DELETE FROM keys WHERE (user_id,key) IN (SELECT user_id,key FROM keys INDEXED BY keys_by_age "
+			  "WHERE created_ms<?1 ORDER BY created_ms LIMIT 4)",
 
 	[SQL_NOTE_PUT] = "INSERT INTO notes(user_id,key,value) VALUES(?1,?2,?3) "
 			 "ON CONFLICT(user_id,key) DO UPDATE SET value=excluded.value",

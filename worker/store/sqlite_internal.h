@@ -51,6 +51,7 @@ enum sqlite_statement {
 	SQL_RUNS_LIST_IN_THREAD,
 
 	SQL_MESSAGE_INSERT,
+	SQL_THREAD_TOUCH,
 	SQL_MESSAGES_LIST,
 
 	SQL_JOURNAL_PUT,
@@ -59,6 +60,7 @@ enum sqlite_statement {
 
 	SQL_KEY_PUT,
 	SQL_KEY_FIND,
+	SQL_KEYS_DROP,
 
 	SQL_NOTE_PUT,
 	SQL_NOTE_DELETE,

@@ -59,6 +59,8 @@ static const char *const migrations[] = {
 
 	"CREATE TABLE notes("
 	"user_id TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY(user_id, key)) STRICT, WITHOUT ROWID;",
+
+	"CREATE INDEX keys_by_age ON keys(created_ms);",
 };
 
 enum { SCHEMA_VERSION = sizeof(migrations) / sizeof(migrations[0]) };

@@ -2,8 +2,10 @@
  * store.c - operations wait in two queues and are executed in batches by a thread of the store's own.
  *
  * Urgent ones go first: leases, which must not stand behind thousands of appends, and acquisitions of users for whom nothing
- * else waits. The rest keeps its order. A batch is all that waits, at most BATCH_MAX, sorted by user: writers that lock rows in
- * the same order can't deadlock, and a user's operations stay as they came. Results come back as one letter a batch.
+ * else waits. The rest keeps its order. A batch is all that waits, at most BATCH_MAX operations that write at most BATCH_BYTES (or
+ * one that writes more), sorted by user: writers that lock rows in the same order can't deadlock, and a user's operations stay as
+ * they came. Bytes are bounded since a renewal waits for the batch under way, here and at every worker that shares the store;
+ * for the same reason leases are a batch of their own. Results come back as one letter a batch.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -13,6 +15,7 @@
 
 enum {
 	BATCH_MAX = 512,
+	BATCH_BYTES = 4 << 20,
 	QUEUE_MAX = 100000,
 	BUCKETS = 4096,
 };
@@ -103,18 +106,61 @@ static bool enqueue(struct store *store, struct store_op *op)
 	return true;
 }
 
-/* Under the lock. */
-static size_t take_batch(struct store *store, struct store_op **ops)
+/* About what it writes, where that is much. */
+static size_t written_bytes(const struct store_op *op)
+{
+	const struct append_effects *effects = &op->append.effects;
+	size_t n = 0;
+
+	if (op->kind != STORE_APPEND)
+		return 0;
+	for (size_t i = 0; i < op->append.n; i++)
+		n += op->append.events[i].body.n;
+	for (size_t i = 0; i < effects->n_messages; i++)
+		n += effects->messages[i].text.n;
+	for (size_t i = 0; i < effects->n_journal_put; i++)
+		n += effects->journal_put[i].step.result.n;
+	return n;
+}
+
+/* From the front of the urgent ones; `leases`: whether there was one among them. */
+static size_t take_urgent(struct store *store, struct store_op **ops, bool *leases)
 {
 	struct store_op *op;
 	size_t n = 0;
 
-	while (n < BATCH_MAX && (op = queue_pop(&store->urgent)))
+	*leases = false;
+	while (n < BATCH_MAX && (op = queue_pop(&store->urgent))) {
+		*leases = *leases || is_lease(op->kind);
 		ops[n++] = op;
-	while (n < BATCH_MAX && (op = queue_pop(&store->normal))) {
+	}
+	return n;
+}
+
+static size_t take_normal(struct store *store, struct store_op **ops, size_t n)
+{
+	struct store_op *op;
+	size_t bytes = 0;
+
+	while (n < BATCH_MAX && (op = store->normal.first)) {
+		bytes += written_bytes(op);
+		if (n > 0 && bytes > BATCH_BYTES)
+			break;
+		(void)queue_pop(&store->normal);
 		--*bucket_of(store, op);
 		ops[n++] = op;
 	}
+	return n;
+}
+
+/* Under the lock. */
+static size_t take_batch(struct store *store, struct store_op **ops)
+{
+	bool leases;
+	size_t n = take_urgent(store, ops, &leases);
+
+	if (!leases)
+		n = take_normal(store, ops, n);
 	store->queued -= n;
 	return n;
 }
@@ -342,13 +388,13 @@ static enum err open_backend(const char *url, struct store_backend **out, struct
 
 enum err store_open(struct loop_uv *loop, const char *url, struct store **out, struct err_info *info)
 {
-	struct store_backend *backend;
+	struct store_backend *backend = NULL;
 	struct store *store;
 	enum err err = open_backend(url, &backend, info);
 	int rc;
 
 	*out = NULL;
-	if (err)
+	if (!backend)
 		return err;
 	store = create(backend);
 	store->threaded = true;

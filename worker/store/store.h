@@ -97,7 +97,7 @@ struct append_effects {
 	struct str thread_deleted;      /* its messages and runs go, its events become `deleted` */
 	const struct run_row *runs_put; /* insert, or update status, attempt, started_ms, ended_ms, cancel_by */
 	size_t n_runs_put;
-	const struct message_row *messages; /* insert */
+	const struct message_row *messages; /* insert; their threads' updated_ms rises to ts_ms */
 	size_t n_messages;
 	const struct journal_row *journal_put; /* insert, or update by (run_id, step.number): status, result, finished */
 	size_t n_journal_put;
@@ -105,7 +105,8 @@ struct append_effects {
 	struct {                     /* idempotency key, with the run it started */
 		struct str key, run_id, thread_id;
 		uint64_t seq, input_hash, created_ms;
-	} key; /* key.key empty: none */
+		uint64_t drop_before_ms; /* a few keys that are older, of any user, go */
+	} key;                           /* key.key empty: none */
 	struct {
 		enum { NOTE_NONE, NOTE_PUT, NOTE_DELETE } op;
 		struct str key, value; /* value: JSON text */
