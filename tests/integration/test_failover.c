@@ -27,10 +27,11 @@ struct scene {
 	struct person people[USERS];
 };
 
-static const char long_run[] = "[{\"think\":\"one\"},{\"stream\":{\"tokens\":60,\"interval_ms\":10,\"bytes\":24}},"
-			       "{\"tool\":\"notes\",\"arguments\":{\"op\":\"put\",\"key\":\"k\",\"value\":\"v\"}},{\"sleep_ms\":400},"
-			       "{\"tool\":\"calculator\",\"arguments\":{\"expression\":\"6*7\"}},{\"sleep_ms\":400},"
-			       "{\"stream\":{\"tokens\":60,\"interval_ms\":10,\"bytes\":24}},{\"sleep_ms\":400},{\"say\":\"end\"}]";
+static const char long_run[] =
+	"[{\"think\":\"one\"},{\"stream\":{\"tokens\":60,\"interval_ms\":10,\"bytes\":24}},"
+	"{\"tool\":\"notes\",\"arguments\":{\"op\":\"put\",\"key\":\"k\",\"value\":\"v\"}},{\"sleep_ms\":400},"
+	"{\"tool\":\"calculator\",\"arguments\":{\"expression\":\"6*7\"}},{\"sleep_ms\":400},"
+	"{\"stream\":{\"tokens\":60,\"interval_ms\":10,\"bytes\":24}},{\"sleep_ms\":400},{\"say\":\"end\"}]";
 
 static struct scene *enter(struct cluster *c)
 {
@@ -51,7 +52,8 @@ static void start_all(struct scene *s, unsigned t, const char *steps)
 {
 	for (unsigned i = 0; i < USERS; i++) {
 		struct person *p = &s->people[i];
-		snprintf(p->ack, sizeof p->ack, "%s", chat_send(p->tabs[t], chat_run_message(chat_script(steps), "script", NULL)));
+		snprintf(p->ack, sizeof p->ack, "%s",
+		         chat_send(p->tabs[t], chat_run_message(chat_script(steps), "script", NULL)));
 	}
 	for (unsigned i = 0; i < USERS; i++) {
 		struct person *p = &s->people[i];
@@ -77,8 +79,9 @@ static void wait_all_ended(struct scene *s, unsigned from_tab, unsigned timeout_
 			struct person *p = &s->people[i];
 			const struct chat_event *end = chat_wait_end(p->tabs[t], p->run, timeout_ms);
 			if (!end)
-				fail_msg("the run of %s (%s) has not ended at tab %u: seq %llu, close %d %s", p->user, p->worker, t,
-				         (unsigned long long)p->tabs[t]->last_seq, p->tabs[t]->ws->close_code, p->tabs[t]->ws->close_reason);
+				fail_msg("the run of %s (%s) has not ended at tab %u: seq %llu, close %d %s", p->user, p->worker,
+				         t, (unsigned long long)p->tabs[t]->last_seq, p->tabs[t]->ws->close_code,
+				         p->tabs[t]->ws->close_reason);
 			if (strcmp(end->type, "agent_completed") != 0)
 				fail_msg("the run of %s (%s) ended in %s", p->user, p->worker, end->raw);
 		}
@@ -154,7 +157,8 @@ static void print_recovery_time(const struct scene *s, uint64_t since)
 			}
 	}
 	if (n)
-		print_message("recovered after %llu ms (median), %llu ms (last) of %llu\n", (unsigned long long)percentile(times, n, 0.5) / 1000,
+		print_message("recovered after %llu ms (median), %llu ms (last) of %llu\n",
+		              (unsigned long long)percentile(times, n, 0.5) / 1000,
 		              (unsigned long long)percentile(times, n, 1) / 1000, (unsigned long long)n);
 }
 
@@ -163,7 +167,8 @@ static void check_recovery(const struct scene *s)
 {
 	for (unsigned i = 0; i < USERS; i++) {
 		const struct person *p = &s->people[i];
-		unsigned recovered = count(p->tabs[1], p->run, "run_recovered"), started = count(p->tabs[1], p->run, "agent_started");
+		unsigned recovered = count(p->tabs[1], p->run, "run_recovered"),
+			 started = count(p->tabs[1], p->run, "agent_started");
 		if (recovered != p->concerned || started != 1 + recovered)
 			fail_msg("%s (%s): %u times recovered, %u times started", p->user, p->worker, recovered, started);
 	}

@@ -93,7 +93,8 @@ static void enter_all(struct cluster *c)
 	}
 	if (!ws_loop_until(c->loop, all_welcome, NULL, 60000))
 		fail_msg("not everybody got a welcome");
-	print_message("%u users, %u connections: all welcome in %llu ms\n", crowd.n, crowd.n * TABS, (unsigned long long)(clock_ms() - begin));
+	print_message("%u users, %u connections: all welcome in %llu ms\n", crowd.n, crowd.n * TABS,
+	              (unsigned long long)(clock_ms() - begin));
 }
 
 /* One request by each user at once, by each second one at another gateway; all acks are waited for. */
@@ -171,7 +172,8 @@ static void check_order(const struct chat *chat, const char *run_id, const char 
 		if (strcmp(e->run_id, run_id) != 0)
 			continue;
 		if (!types[at] || strcmp(e->type, types[at]) != 0)
-			fail_msg("%s: event %zu of the run is %s, not %s", chat->args.user, at, e->type, types[at] ? types[at] : "none");
+			fail_msg("%s: event %zu of the run is %s, not %s", chat->args.user, at, e->type,
+			         types[at] ? types[at] : "none");
 		at++;
 	}
 	if (types[at])
@@ -217,7 +219,8 @@ static void check_all(void)
 		chat_check(p->tabs[1]);
 		check_same_on_tabs(p);
 	}
-	print_message("users by worker: %u %u %u; %llu frames, %llu bytes were searched\n", on[0], on[1], on[2], crowd.frames, crowd.bytes);
+	print_message("users by worker: %u %u %u; %llu frames, %llu bytes were searched\n", on[0], on[1], on[2], crowd.frames,
+	              crowd.bytes);
 	for (unsigned w = 0; w < 3; w++)
 		assert_true(on[w] > crowd.n / 10);
 }
@@ -241,10 +244,11 @@ static void check_return(struct cluster *c)
 
 static void users_see_only_their_own(void **state)
 {
-	static const char *const put[] = {"run_accepted", "agent_started", "agent_thinking", "tool_executing",
+	static const char *const put[] = {"run_accepted",   "agent_started", "agent_thinking",  "tool_executing",
 	                                  "tool_completed", "agent_message", "agent_completed", NULL};
-	static const char *const get[] = {"run_accepted", "agent_started", "agent_thinking", "tool_executing", "tool_completed",
-	                                  "tool_executing", "tool_completed", "agent_completed", NULL};
+	static const char *const get[] = {"run_accepted",   "agent_started",   "agent_thinking",
+	                                  "tool_executing", "tool_completed",  "tool_executing",
+	                                  "tool_completed", "agent_completed", NULL};
 	struct cluster *c = *state;
 	crowd.cluster = c;
 	crowd.n = patience() > 1 ? USERS_SLOW : USERS;
@@ -302,10 +306,13 @@ static void anothers_ids_are_not_found(void **state)
 		if (!message[0])
 			snprintf(message, sizeof message, "%s", chat_text_of(answer, "message"));
 		assert_string_equal(chat_text_of(answer, "message"), message);
-		expect_code(b, json_pack("{s:s,s:s,s:s,s:s}", "type", "tool.decide", "run_id", run_ids[i], "tool_call_id", never, "decision", "allow"),
+		expect_code(b,
+		            json_pack("{s:s,s:s,s:s,s:s}", "type", "tool.decide", "run_id", run_ids[i], "tool_call_id", never,
+		                      "decision", "allow"),
 		            "not_found");
 		expect_code(b, json_pack("{s:s,s:s}", "type", "thread.history", "thread_id", thread_ids[i]), "not_found");
-		expect_code(b, json_pack("{s:s,s:s,s:s}", "type", "thread.rename", "thread_id", thread_ids[i], "title", "t"), "not_found");
+		expect_code(b, json_pack("{s:s,s:s,s:s}", "type", "thread.rename", "thread_id", thread_ids[i], "title", "t"),
+		            "not_found");
 		expect_code(b, json_pack("{s:s,s:s}", "type", "thread.delete", "thread_id", thread_ids[i]), "not_found");
 		expect_code(b, json_pack("{s:s,s:s}", "type", "run.list", "thread_id", thread_ids[i]), "not_found");
 		expect_code(b, chat_run_message(json_string("x"), NULL, thread_ids[i]), "not_found");
@@ -328,12 +335,13 @@ static void a_run_is_confined(void **state)
 {
 	struct cluster *c = *state;
 	struct chat *chat = chat_enter_as(c->loop, cluster_port(c, 0), "usr_00000000000c");
-	char run[40], *steps = text_format("[{\"probe\":{\"open\":\"%s/jwt.key\"}},{\"probe\":{\"open\":\"%s/pinion.db\"}},"
-	                                   "{\"probe\":{\"open\":\"/etc/passwd\"}},{\"probe\":{\"connect\":\"127.0.0.1:%u\"}},"
-	                                   "{\"probe\":{\"unix\":\"%s/w0\"}},{\"probe\":{\"kill\":%d}},{\"probe\":{\"ptrace\":%d}},"
-	                                   "{\"probe\":{\"exec\":\"/bin/sh\"}},{\"fork\":1}]",
-	                                   c->dir, c->dir, cluster_port(c, 0), c->dir, (int)c->workers[0].process.pid,
-	                                   (int)c->workers[0].process.pid);
+	char run[40],
+		*steps = text_format("[{\"probe\":{\"open\":\"%s/jwt.key\"}},{\"probe\":{\"open\":\"%s/pinion.db\"}},"
+	                             "{\"probe\":{\"open\":\"/etc/passwd\"}},{\"probe\":{\"connect\":\"127.0.0.1:%u\"}},"
+	                             "{\"probe\":{\"unix\":\"%s/w0\"}},{\"probe\":{\"kill\":%d}},{\"probe\":{\"ptrace\":%d}},"
+	                             "{\"probe\":{\"exec\":\"/bin/sh\"}},{\"fork\":1}]",
+	                             c->dir, c->dir, cluster_port(c, 0), c->dir, (int)c->workers[0].process.pid,
+	                             (int)c->workers[0].process.pid);
 	chat_start(chat, chat_script(steps), "script", run);
 	const struct chat_event *end = chat_wait_end(chat, run, 20000);
 	assert_non_null(end);
@@ -344,8 +352,11 @@ static void a_run_is_confined(void **state)
 		denied++;
 	if (denied < 8)
 		fail_msg("only %zu probes were denied: %s", denied, end->raw);
-	chat_start(chat, chat_script("[{\"forge\":{\"user_id\":\"usr_00000000000d\",\"run_id\":\"7f3b7f6e-52d4-4c8b-9a51-0d6a2ad7c1e5\"}}]"),
-	           "script", run);
+	chat_start(
+		chat,
+		chat_script(
+			"[{\"forge\":{\"user_id\":\"usr_00000000000d\",\"run_id\":\"7f3b7f6e-52d4-4c8b-9a51-0d6a2ad7c1e5\"}}]"),
+		"script", run);
 	end = chat_wait_end(chat, run, 20000);
 	assert_non_null(end);
 	assert_string_equal(end->type, "agent_failed");

@@ -89,8 +89,8 @@ static void run_one(struct chat *chat, unsigned i)
 	}
 	const struct chat_event *end = chat_wait_end(chat, run, 15000);
 	assert_non_null(end);
-	static const char *const endings[] = {"agent_completed", "agent_failed", "agent_completed", "agent_failed",
-	                                      "agent_cancelled", "agent_completed", "agent_failed", "agent_failed"};
+	static const char *const endings[] = {"agent_completed", "agent_failed",    "agent_completed", "agent_failed",
+	                                      "agent_cancelled", "agent_completed", "agent_failed",    "agent_failed"};
 	if (strcmp(end->type, endings[i % 8]) != 0)
 		fail_msg("%s ended in %s", scripts[i % 8], end->raw);
 	if (strstr(scripts[i % 8], "crash") && !strstr(end->raw, "agent_crashed"))
@@ -133,12 +133,14 @@ static void expect_as_before(struct cluster *c, const struct figures *before)
 {
 	uint64_t deadline = clock_ms() + 15000 * patience();
 	struct figures now = measure(c);
-	while (clock_ms() < deadline && (now.gateway_fds > before->gateway_fds || now.worker_fds > before->worker_fds || now.runs_left > 0)) {
+	while (clock_ms() < deadline &&
+	       (now.gateway_fds > before->gateway_fds || now.worker_fds > before->worker_fds || now.runs_left > 0)) {
 		ws_loop_turn(c->loop, 20);
 		now = measure(c);
 	}
-	print_message("descriptors: gateway %ld, was %ld; worker %ld, was %ld; children %zu, were %zu; runs %zu\n", now.gateway_fds,
-	              before->gateway_fds, now.worker_fds, before->worker_fds, now.worker_children, before->worker_children, now.runs_left);
+	print_message("descriptors: gateway %ld, was %ld; worker %ld, was %ld; children %zu, were %zu; runs %zu\n",
+	              now.gateway_fds, before->gateway_fds, now.worker_fds, before->worker_fds, now.worker_children,
+	              before->worker_children, now.runs_left);
 	assert_true(now.gateway_fds <= before->gateway_fds);
 	assert_true(now.worker_fds <= before->worker_fds);
 	assert_int_equal(now.worker_children, before->worker_children);
@@ -175,8 +177,8 @@ static void churn_leaves_nothing(void **state)
 	print_message("%u runs in %llu ms\n", RUNS / scale, (unsigned long long)(clock_ms() - begin));
 	expect_no_connections(c);
 	expect_as_before(c, &before);
-	print_message("RSS: gateway %ld KiB, was %ld; worker %ld KiB, was %ld\n", process_rss_kb(c->gateways[0].process.pid), rss_gateway,
-	              process_rss_kb(c->workers[0].process.pid), rss_worker);
+	print_message("RSS: gateway %ld KiB, was %ld; worker %ld KiB, was %ld\n", process_rss_kb(c->gateways[0].process.pid),
+	              rss_gateway, process_rss_kb(c->workers[0].process.pid), rss_worker);
 	cluster_passed(c);
 }
 
@@ -218,7 +220,8 @@ static void nothing_is_leaked_under_valgrind(void **state)
 	knock(c, 1);
 	run_many(c, 9);
 	struct chat *chat = chat_enter_as(c->loop, cluster_port(c, 0), user_name(0));
-	json_t *answer = chat_call(chat, json_pack("{s:s}", "type", "thread.list")), *threads = json_object_get(answer, "threads");
+	json_t *answer = chat_call(chat, json_pack("{s:s}", "type", "thread.list")),
+	       *threads = json_object_get(answer, "threads");
 	const char *thread = chat_text_of(json_array_get(threads, 0), "thread_id");
 	assert_non_null(chat_call(chat, json_pack("{s:s,s:s}", "type", "thread.history", "thread_id", thread)));
 	assert_non_null(chat_call(chat, json_pack("{s:s,s:s,s:s}", "type", "thread.rename", "thread_id", thread, "title", "t")));
@@ -254,12 +257,19 @@ static int set_up_valgrind(void **state)
 {
 	*state = NULL;
 #ifndef PINION_SANITIZED
-	static const char *const wrap[] = {"valgrind", "-q", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite",
-	                                   "--child-silent-after-fork=yes", "--num-callers=20", NULL};
+	static const char *const wrap[] = {"valgrind",
+	                                   "-q",
+	                                   "--error-exitcode=99",
+	                                   "--leak-check=full",
+	                                   "--errors-for-leak-kinds=definite",
+	                                   "--child-silent-after-fork=yes",
+	                                   "--num-callers=20",
+	                                   NULL};
 	struct cluster_args args = {.gateways = 1, .workers = 1, .wrap_gateways = wrap, .ready_ms = 60000};
 	if (system("valgrind --version >/dev/null 2>&1") == 0) {
 		args.wrap_workers = valgrind_knows_pidfd() ? wrap : NULL;
-		print_message("under valgrind: the gateway%s\n", args.wrap_workers ? " and the worker" : "; this valgrind can't run the worker");
+		print_message("under valgrind: the gateway%s\n",
+		              args.wrap_workers ? " and the worker" : "; this valgrind can't run the worker");
 		setenv("PINION_TEST_PATIENCE", "6", 1);
 		*state = cluster_start(&args);
 	}

@@ -56,7 +56,8 @@ static void play_round(struct scene *s)
 			struct person *p = &s->people[i];
 			const struct chat_event *end = chat_wait_end(p->tabs[t], p->run, 30000);
 			if (!end)
-				fail_msg("the run of %s has not ended at tab %u; seq %llu", p->user, t, (unsigned long long)p->tabs[t]->last_seq);
+				fail_msg("the run of %s has not ended at tab %u; seq %llu", p->user, t,
+				         (unsigned long long)p->tabs[t]->last_seq);
 			if (strcmp(end->type, "agent_completed") != 0)
 				fail_msg("the run of %s ended in %s", p->user, end->raw);
 		}
@@ -109,7 +110,10 @@ static void clients_see_nothing_of_it(void **state)
 
 static struct cluster *start(const char *faults)
 {
-	struct cluster_args args = {.gateways = 2, .workers = 3, .gateway_program = PINION_FAULTY_GATEWAY, .worker_program = PINION_FAULTY_WORKER};
+	struct cluster_args args = {.gateways = 2,
+	                            .workers = 3,
+	                            .gateway_program = PINION_FAULTY_GATEWAY,
+	                            .worker_program = PINION_FAULTY_WORKER};
 	char *setting = text_format("seed=%llu,%s", (unsigned long long)random_seed(), faults);
 	setenv("PINION_FAULTS", setting, 1);
 	print_message("faults: %s\n", setting);

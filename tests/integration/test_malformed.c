@@ -71,12 +71,35 @@ static void refused_without_id(struct chat *chat, const char *text, size_t n)
 static void text_without_an_id_is_answered_with_null(void **state)
 {
 	static const char *const texts[] = {
-		"", " ", "x", "not json", "{", "}", "{}", "[]", "[{\"type\":\"ping\",\"id\":\"1\"}]", "\"ping\"", "null", "true", "12",
-		"{\"type\":\"ping\"}", "{\"type\":\"ping\",\"id\":null}", "{\"type\":\"ping\",\"id\":7}", "{\"type\":\"ping\",\"id\":\"\"}",
-		"{\"type\":\"ping\",\"id\":[\"a\"]}", "{\"type\":\"ping\",\"id\":\"0123456789012345678901234567890123456789012345678901234567890123x\"}",
-		"{\"type\":\"ping\",\"id\":\"a\"", "{\"type\":\"ping\",\"id\":\"a\"}}", "{\"type\":\"ping\",\"id\":\"a\"} {}", "{'type':'ping','id':'a'}",
-		"{\"type\":\"ping\",\"id\":\"a\",}", "\xef\xbb\xbf{\"type\":\"ping\",\"id\":\"a\"}", "{\"type\":\"ping\",\"id\":\"a\"}//",
-		"{type:\"ping\",\"id\":\"a\"}", "NaN", "{\"type\":\"nonsense\"}",
+		"",
+		" ",
+		"x",
+		"not json",
+		"{",
+		"}",
+		"{}",
+		"[]",
+		"[{\"type\":\"ping\",\"id\":\"1\"}]",
+		"\"ping\"",
+		"null",
+		"true",
+		"12",
+		"{\"type\":\"ping\"}",
+		"{\"type\":\"ping\",\"id\":null}",
+		"{\"type\":\"ping\",\"id\":7}",
+		"{\"type\":\"ping\",\"id\":\"\"}",
+		"{\"type\":\"ping\",\"id\":[\"a\"]}",
+		"{\"type\":\"ping\",\"id\":\"0123456789012345678901234567890123456789012345678901234567890123x\"}",
+		"{\"type\":\"ping\",\"id\":\"a\"",
+		"{\"type\":\"ping\",\"id\":\"a\"}}",
+		"{\"type\":\"ping\",\"id\":\"a\"} {}",
+		"{'type':'ping','id':'a'}",
+		"{\"type\":\"ping\",\"id\":\"a\",}",
+		"\xef\xbb\xbf{\"type\":\"ping\",\"id\":\"a\"}",
+		"{\"type\":\"ping\",\"id\":\"a\"}//",
+		"{type:\"ping\",\"id\":\"a\"}",
+		"NaN",
+		"{\"type\":\"nonsense\"}",
 	};
 	struct cluster *c = *state;
 	struct chat *chat = enter(c);
@@ -256,8 +279,19 @@ static void every_field_is_checked(void **state)
 
 static void unknown_types_are_said_to_be_unknown(void **state)
 {
-	static const char *const types[] = {"\"\"", "\"Ping\"", "\"ping \"", "\"run\"", "\"welcome\"", "\"ack\"", "\"error\"",
-	                                    "\"agent_completed\"", "\"message_delta\"", "\"pong\"", "\"run.start\\n\"", "\"user_message\"", "\"" X100 X100 "\""};
+	static const char *const types[] = {"\"\"",
+	                                    "\"Ping\"",
+	                                    "\"ping \"",
+	                                    "\"run\"",
+	                                    "\"welcome\"",
+	                                    "\"ack\"",
+	                                    "\"error\"",
+	                                    "\"agent_completed\"",
+	                                    "\"message_delta\"",
+	                                    "\"pong\"",
+	                                    "\"run.start\\n\"",
+	                                    "\"user_message\"",
+	                                    "\"" X100 X100 "\""};
 	static const char *const no_types[] = {"null", "5", "[]", "{}", "true"};
 	struct cluster *c = *state;
 	struct chat *chat = enter(c);
@@ -288,9 +322,18 @@ static void unknown_types_are_said_to_be_unknown(void **state)
 static void bad_scripts_fail_and_say_why(void **state)
 {
 	static const char *const inputs[] = {
-		"\"text\"", "{}", "{\"steps\":5}", "{\"steps\":[5]}", "{\"steps\":[{}]}", "{\"steps\":[{\"think\":5}]}", "{\"steps\":[{\"nothing\":1}]}",
-		"{\"steps\":[{\"stream\":{\"tokens\":-1}}]}", "{\"steps\":[{\"sleep_ms\":\"long\"}]}", "{\"steps\":[{\"crash\":\"gently\"}]}",
-		"{\"steps\":[{\"probe\":{\"open\":\"a\",\"exec\":\"b\"}}]}", "{\"steps\":[{\"tool\":7}]}",
+		"\"text\"",
+		"{}",
+		"{\"steps\":5}",
+		"{\"steps\":[5]}",
+		"{\"steps\":[{}]}",
+		"{\"steps\":[{\"think\":5}]}",
+		"{\"steps\":[{\"nothing\":1}]}",
+		"{\"steps\":[{\"stream\":{\"tokens\":-1}}]}",
+		"{\"steps\":[{\"sleep_ms\":\"long\"}]}",
+		"{\"steps\":[{\"crash\":\"gently\"}]}",
+		"{\"steps\":[{\"probe\":{\"open\":\"a\",\"exec\":\"b\"}}]}",
+		"{\"steps\":[{\"tool\":7}]}",
 	};
 	struct cluster *c = *state;
 	struct chat *chat = enter(c);
@@ -315,8 +358,8 @@ struct frame_case {
 	const char *what;
 	void (*commit)(struct ws_client *ws);
 	enum outcome outcome;
-	int code;     /* of the close; 0: any, or none */
-	bool echoed;  /* the server's library gives our own bad close frame back: not held against it */
+	int code;    /* of the close; 0: any, or none */
+	bool echoed; /* the server's library gives our own bad close frame back: not held against it */
 };
 
 static const char ping_text[] = "{\"type\":\"ping\",\"id\":\"f\"}";
@@ -540,7 +583,8 @@ static void try_frames(struct cluster *c, const struct frame_case *row)
 		fail_msg("%s: neither answered nor closed", row->what);
 	bool closed = chat->ws->state == WS_CLOSED;
 	if ((row->outcome == CLOSES && !closed) || (row->outcome == LIVES && closed))
-		fail_msg("%s: %s (close %d %s)", row->what, closed ? "closed" : "answered", chat->ws->close_code, chat->ws->close_reason);
+		fail_msg("%s: %s (close %d %s)", row->what, closed ? "closed" : "answered", chat->ws->close_code,
+		         chat->ws->close_reason);
 	if (row->code && chat->ws->close_code != row->code)
 		fail_msg("%s: close %d %s, not %d", row->what, chat->ws->close_code, chat->ws->close_reason, row->code);
 	if (row->code && !chat->ws->close_reason[0])
@@ -591,9 +635,15 @@ static void a_ping_is_answered_with_its_payload(void **state)
 static void before_authentication_there_is_nothing_but_auth(void **state)
 {
 	static const char *const texts[] = {
-		"{\"type\":\"ping\",\"id\":\"f\"}", "{\"type\":\"run.start\",\"id\":\"f\",\"input\":\"x\"}", "{\"type\":\"auth\",\"id\":\"f\"}",
-		"{\"type\":\"auth\",\"id\":\"f\",\"token\":5}", "{\"type\":\"auth\",\"id\":\"f\",\"token\":\"\"}", "not json", "{}",
-		"{\"type\":\"auth.refresh\",\"id\":\"f\",\"token\":\"x\"}", "{\"type\":\"auth\",\"id\":\"f\",\"token\":\"x\",\"user_id\":\"" USER "\"}",
+		"{\"type\":\"ping\",\"id\":\"f\"}",
+		"{\"type\":\"run.start\",\"id\":\"f\",\"input\":\"x\"}",
+		"{\"type\":\"auth\",\"id\":\"f\"}",
+		"{\"type\":\"auth\",\"id\":\"f\",\"token\":5}",
+		"{\"type\":\"auth\",\"id\":\"f\",\"token\":\"\"}",
+		"not json",
+		"{}",
+		"{\"type\":\"auth.refresh\",\"id\":\"f\",\"token\":\"x\"}",
+		"{\"type\":\"auth\",\"id\":\"f\",\"token\":\"x\",\"user_id\":\"" USER "\"}",
 	};
 	struct cluster *c = *state;
 	for (size_t i = 0; i <= sizeof texts / sizeof *texts; i++) { /* the last says nothing at all */
@@ -653,7 +703,8 @@ static void random_mutations_are_survived(void **state)
 		unsigned answers = HASH_COUNT(chat->answers), nulls = chat->n_null_errors;
 		ws_send_text(chat->ws, text.p, text.n);
 		uint64_t deadline = clock_ms() + 10000 * patience();
-		while (HASH_COUNT(chat->answers) == answers && chat->n_null_errors == nulls && chat->ws->state == WS_OPEN && clock_ms() < deadline)
+		while (HASH_COUNT(chat->answers) == answers && chat->n_null_errors == nulls && chat->ws->state == WS_OPEN &&
+		       clock_ms() < deadline)
 			ws_loop_turn(c->loop, 20);
 		if (HASH_COUNT(chat->answers) == answers && chat->n_null_errors == nulls && chat->ws->state == WS_OPEN)
 			fail_msg("no answer to mutation %u: %.200s", i, text.p);
@@ -683,7 +734,8 @@ static void garbage_on_the_port_is_survived(void **state)
 		struct blob bytes = {0};
 		size_t n = (size_t)random_below(&r, 3000);
 		if (i % 2)
-			blob_add_c(&bytes, i % 4 == 1 ? "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: " : "GET /v1/whoami HTTP/1.1\r\nAuthorization: ");
+			blob_add_c(&bytes, i % 4 == 1 ? "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: "
+			                              : "GET /v1/whoami HTTP/1.1\r\nAuthorization: ");
 		for (size_t k = 0; k < n; k++) {
 			char byte = (char)random_next(&r);
 			blob_add(&bytes, &byte, 1);

@@ -51,8 +51,9 @@ static void connections_spread_and_resume_at_the_same_address(void **state)
 		assert_in_range(sessions_at(&c->gateways[g]), 1, CLIENTS - GATEWAYS + 1);
 	}
 	for (unsigned i = 0; i < CLIENTS; i++)
-		chat_start(chats[i], chat_script("[{\"stream\":{\"tokens\":100,\"interval_ms\":10,\"bytes\":20}},{\"say\":\"done\"}]"), "script",
-		           runs[i]);
+		chat_start(chats[i],
+		           chat_script("[{\"stream\":{\"tokens\":100,\"interval_ms\":10,\"bytes\":20}},{\"say\":\"done\"}]"),
+		           "script", runs[i]);
 	cluster_kill(&c->gateways[1]);
 	for (unsigned i = 0; i < CLIENTS; i++) {
 		const struct chat_event *end = chat_wait_end(chats[i], runs[i], 20000);

@@ -20,7 +20,7 @@ struct heard {
 	struct {
 		char *raw;
 		size_t n;
-	} *items;
+	} * items;
 	size_t n, cap;
 	uint64_t first_seq; /* of items[0] */
 };
@@ -208,7 +208,8 @@ static void an_open_message_comes_from_its_start(void **state)
 		uint64_t deltas = a->deltas, deadline = clock_ms() + 10000 * patience();
 		while (a->deltas < deltas + 15 && clock_ms() < deadline)
 			ws_loop_turn(c->loop, 20);
-		late[i] = i % 2 ? chat_resume(a, cluster_port(c, 1)) : chat_enter_as(c->loop, cluster_port(c, i % 4 ? 0 : 1), USER);
+		late[i] = i % 2 ? chat_resume(a, cluster_port(c, 1))
+		                : chat_enter_as(c->loop, cluster_port(c, i % 4 ? 0 : 1), USER);
 	}
 	assert_non_null(chat_wait_end(a, run, 20000));
 	for (unsigned i = 0; i < 6; i++) {
@@ -268,11 +269,13 @@ static void one_key_is_one_run(void **state)
 		assert_string_equal(chat_text_of(answer, "type"), "ack");
 		assert_string_equal(chat_text_of(answer, "run_id"), run);
 		assert_string_equal(chat_text_of(answer, "thread_id"), chat_text_of(first, "thread_id"));
-		assert_int_equal(json_integer_value(json_object_get(answer, "seq")), json_integer_value(json_object_get(first, "seq")));
+		assert_int_equal(json_integer_value(json_object_get(answer, "seq")),
+		                 json_integer_value(json_object_get(first, "seq")));
 	}
 	for (unsigned i = 0; i < REPEATERS; i++)
 		assert_non_null(chat_wait_end(r.chats[i], run, 10000));
-	assert_string_equal(chat_text_of(chat_call(r.chats[1], keyed("order-66", "what is 2+2?")), "run_id"), run); /* after its end too */
+	assert_string_equal(chat_text_of(chat_call(r.chats[1], keyed("order-66", "what is 2+2?")), "run_id"),
+	                    run); /* after its end too */
 	assert_string_equal(chat_code(chat_call(r.chats[2], keyed("order-66", "what is 3+3?"))), "conflict");
 	json_t *other = chat_call(r.chats[3], keyed("order-67", "what is 2+2?"));
 	assert_string_not_equal(chat_text_of(other, "run_id"), run);

@@ -59,8 +59,8 @@ static uint64_t latency(struct flood *f)
 		size_t n = f->kinds[k].n;
 		assert_true(n > 0);
 		uint64_t p50 = percentile(f->kinds[k].us, n, 0.5), p99 = percentile(f->kinds[k].us, n, 0.99);
-		print_message("    another's %s: p50 %llu us, p99 %llu us of %zu\n", k ? "query" : "ping", (unsigned long long)p50,
-		              (unsigned long long)p99, n);
+		print_message("    another's %s: p50 %llu us, p99 %llu us of %zu\n", k ? "query" : "ping",
+		              (unsigned long long)p50, (unsigned long long)p99, n);
 		if (p99 > worst)
 			worst = p99;
 		f->kinds[k].n = 0;
@@ -99,15 +99,17 @@ static uint64_t flood(struct flood *f, unsigned mb, const char *what)
 		for (; looked < f->reader->n_events; looked++)
 			ended |= chat_is_terminal(f->reader->events[looked].type);
 		if (f->reader->ws->state == WS_CLOSED)
-			fail_msg("%s: the reader was closed: %d %s", what, f->reader->ws->close_code, f->reader->ws->close_reason);
+			fail_msg("%s: the reader was closed: %d %s", what, f->reader->ws->close_code,
+			         f->reader->ws->close_reason);
 	}
 	if (!ended)
 		fail_msg("%s: the run has not ended, %llu bytes came", what, (unsigned long long)(f->reader->bytes - bytes));
 	assert_string_equal(f->reader->events[f->reader->n_events - 1].type, "agent_completed");
 	chat_check(f->reader);
 	chat_check(f->other);
-	print_message("%s: %.1f MB in %llu ms (%llu deltas); gateway RSS at most %ld KiB\n", what, (double)(f->reader->bytes - bytes) / 1e6,
-	              (unsigned long long)(clock_ms() - begin), (unsigned long long)(f->reader->deltas - deltas), f->rss_max_kb);
+	print_message("%s: %.1f MB in %llu ms (%llu deltas); gateway RSS at most %ld KiB\n", what,
+	              (double)(f->reader->bytes - bytes) / 1e6, (unsigned long long)(clock_ms() - begin),
+	              (unsigned long long)(f->reader->deltas - deltas), f->rss_max_kb);
 	return latency(f);
 }
 
@@ -147,7 +149,8 @@ static void a_reader_that_stops_costs_its_cap_only(void **state)
 			during = p99;
 	}
 	assert_true(f.reader->bytes - begin >= (uint64_t)mb * 4000000);
-	print_message("%.1f MB went by the stopped reader; RSS grew by %ld KiB\n", (double)(f.reader->bytes - begin) / 1e6, f.rss_max_kb - rss);
+	print_message("%.1f MB went by the stopped reader; RSS grew by %ld KiB\n", (double)(f.reader->bytes - begin) / 1e6,
+	              f.rss_max_kb - rss);
 	assert_true(f.slow->bytes == at_stop);
 	if (patience() == 1) { /* a sanitizer's allocator keeps what was freed */
 		assert_true(f.rss_max_kb - rss < RSS_SLACK_KB);
@@ -158,9 +161,11 @@ static void a_reader_that_stops_costs_its_cap_only(void **state)
 	assert_int_equal(f.slow->ws->state, WS_OPEN);
 	ws_pause(f.slow->ws, false);
 	if (!chat_wait_seq(f.slow, f.reader->last_seq, 60000))
-		fail_msg("the slow reader has %llu of %llu; %s", (unsigned long long)f.slow->last_seq, (unsigned long long)f.reader->last_seq,
+		fail_msg("the slow reader has %llu of %llu; %s", (unsigned long long)f.slow->last_seq,
+		         (unsigned long long)f.reader->last_seq,
 		         f.slow->ws->state == WS_CLOSED ? f.slow->ws->close_reason : "open");
-	print_message("reading again: %.1f MB in %llu ms\n", (double)(f.slow->bytes - at_stop) / 1e6, (unsigned long long)(clock_ms() - resumed_at));
+	print_message("reading again: %.1f MB in %llu ms\n", (double)(f.slow->bytes - at_stop) / 1e6,
+	              (unsigned long long)(clock_ms() - resumed_at));
 	chat_check(f.slow);
 	check_same_events(f.reader, f.slow);
 	flood(&f, 2, "live again"); /* deltas too: it is at the head */
@@ -180,10 +185,11 @@ static int set_up(void **state)
 		.gateways = 1,
 		.workers = 1,
 		.gateway_args = flags,
-		.agents = "agents:\n"
-			  "  demo: {kind: demo}\n"
-			  "  script: {kind: script, limits: {run_seconds: 600, steps: 10000, cpu_seconds: 300, output_bytes: 536870912}}\n"
-			  "default_agent: demo\n",
+		.agents =
+			"agents:\n"
+			"  demo: {kind: demo}\n"
+			"  script: {kind: script, limits: {run_seconds: 600, steps: 10000, cpu_seconds: 300, output_bytes: 536870912}}\n"
+			"default_agent: demo\n",
 	};
 	*state = cluster_start(&args);
 	return 0;

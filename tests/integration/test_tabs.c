@@ -39,8 +39,9 @@ static void all_tabs_see_all(void **state)
 	char runs[TABS][40];
 	enter_tabs(c, tabs);
 	for (unsigned i = 0; i < TABS; i++)
-		chat_start(tabs[i], chat_script("[{\"think\":\"t\"},{\"stream\":{\"tokens\":30,\"interval_ms\":2,\"bytes\":40}},"
-		                                "{\"tool\":\"clock\",\"arguments\":{}},{\"say\":\"done\"}]"),
+		chat_start(tabs[i],
+		           chat_script("[{\"think\":\"t\"},{\"stream\":{\"tokens\":30,\"interval_ms\":2,\"bytes\":40}},"
+		                       "{\"tool\":\"clock\",\"arguments\":{}},{\"say\":\"done\"}]"),
 		           "script", runs[i]);
 	for (unsigned i = 0; i < TABS; i++)
 		for (unsigned k = 0; k < TABS; k++) {
@@ -137,8 +138,7 @@ static void caps_of_runs_hold(void **state)
 	json_t *list = chat_call(chat, json_pack("{s:s,s:i}", "type", "run.list", "limit", 100)), *run;
 	unsigned active = 0;
 	size_t at;
-	json_array_foreach(json_object_get(list, "runs"), at, run)
-		active += !strcmp(chat_text_of(run, "status"), "active");
+	json_array_foreach(json_object_get(list, "runs"), at, run) active += !strcmp(chat_text_of(run, "status"), "active");
 	print_message("%u accepted, %u refused, %u active at once\n", accepted, refused, active);
 	assert_in_range(accepted, 72, 80); /* none of them has ended yet, or few */
 	assert_true(active <= 8);
@@ -162,7 +162,7 @@ static void a_flood_of_messages_is_limited(void **state)
 		snprintf(last, sizeof last, "%s", chat_send(chat, json_pack("{s:s}", "type", "ping")));
 	assert_non_null(chat_wait_answer(chat, last, 10000));
 	struct chat_answer *a, *tmp;
-	HASH_ITER(hh, chat->answers, a, tmp) {
+	HASH_ITER (hh, chat->answers, a, tmp) {
 		limited += !strcmp(chat_code(a->json), "rate_limited");
 		pongs += !strcmp(chat_text_of(a->json, "type"), "pong");
 		if (!strcmp(chat_code(a->json), "rate_limited"))

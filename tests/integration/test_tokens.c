@@ -171,8 +171,9 @@ static void tokens_that_were_tampered_with_are_invalid(void **state)
 	char *good = token_make(USER, 600), *other = token_make(OTHER, 600);
 	size_t n = strlen(good);
 	char *signature = strrchr(good, '.') + 1, *payload = strchr(good, '.') + 1;
-	expect_free(c, "another's payload", text_format("%.*s%.*s.%s", (int)(payload - good), good,
-	                                                (int)strcspn(strchr(other, '.') + 1, "."), strchr(other, '.') + 1, signature),
+	expect_free(c, "another's payload",
+	            text_format("%.*s%.*s.%s", (int)(payload - good), good, (int)strcspn(strchr(other, '.') + 1, "."),
+	                        strchr(other, '.') + 1, signature),
 	            "token_invalid");
 	expect_free(c, "a cut signature", text_format("%.*s", (int)n - 1, good), "token_invalid");
 	expect_free(c, "a short signature", text_format("%.*sAA", (int)(signature - good), good), "token_invalid");
@@ -218,9 +219,11 @@ static void claims_are_checked(void **state)
 	expect_free(c, "exp negative", claims("{\"sub\":\"" USER "\",\"exp\":-1}"), "token_expired|token_invalid");
 	expect_free(c, "expired a minute ago", claims("{\"sub\":\"" USER "\",\"exp\":%lld}", now - 60), "token_expired");
 	expect_free(c, "within the leeway", claims("{\"sub\":\"" USER "\",\"exp\":%lld}", now - 10), "");
-	expect_free(c, "nbf to come", claims("{\"sub\":\"" USER "\",\"exp\":%lld,\"nbf\":%lld}", exp, now + 120), "token_invalid");
+	expect_free(c, "nbf to come", claims("{\"sub\":\"" USER "\",\"exp\":%lld,\"nbf\":%lld}", exp, now + 120),
+	            "token_invalid");
 	expect_free(c, "nbf within the leeway", claims("{\"sub\":\"" USER "\",\"exp\":%lld,\"nbf\":%lld}", exp, now + 15), "");
-	expect_free(c, "iat to come", claims("{\"sub\":\"" USER "\",\"exp\":%lld,\"iat\":%lld}", exp, now + 120), "token_invalid");
+	expect_free(c, "iat to come", claims("{\"sub\":\"" USER "\",\"exp\":%lld,\"iat\":%lld}", exp, now + 120),
+	            "token_invalid");
 	expect_free(c, "a payload that is no JSON", claims("sub=" USER), "token_invalid");
 	expect_free(c, "a payload with more behind it", claims("{\"sub\":\"" USER "\",\"exp\":%lld}{}", exp), "token_invalid");
 	expect_free(c, "an empty payload", claims("%s", ""), "token_invalid");
@@ -243,7 +246,8 @@ static void issuer_and_audience_are_checked_where_configured(void **state)
 		{"aud in a list", "\"iss\":\"https://id.example\",\"aud\":[\"x\",\"pinion\"]", ""},
 		{"another issuer", "\"iss\":\"https://id.example/\",\"aud\":\"pinion\"", "issuer_mismatch"},
 		{"no issuer", "\"aud\":\"pinion\"", "issuer_mismatch"},
-		{"an issuer that is a list", "\"iss\":[\"https://id.example\"],\"aud\":\"pinion\"", "issuer_mismatch|token_invalid"},
+		{"an issuer that is a list", "\"iss\":[\"https://id.example\"],\"aud\":\"pinion\"",
+	         "issuer_mismatch|token_invalid"},
 		{"another audience", "\"iss\":\"https://id.example\",\"aud\":\"pinion2\"", "audience_mismatch"},
 		{"other audiences", "\"iss\":\"https://id.example\",\"aud\":[\"x\",\"y\"]", "audience_mismatch"},
 		{"no audience", "\"iss\":\"https://id.example\"", "audience_mismatch"},
@@ -338,15 +342,16 @@ static void refusals_have_their_status_and_code(void **state)
 		{"good", NULL, "good", NULL, NULL, NULL, 101, ""},
 		{"good with subprotocol", NULL, "good", "pinion.v1", NULL, NULL, 101, "pinion.v1"},
 		{"ours among others", NULL, "good", "chat, pinion.v1,other", NULL, NULL, 101, "pinion.v1"},
-		{"ours behind long ones", NULL, "good", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb, pinion.v1",
-		 NULL, NULL, 101, "pinion.v1"},
+		{"ours behind long ones", NULL, "good",
+	         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb, pinion.v1", NULL,
+	         NULL, 101, "pinion.v1"},
 		{"others only", NULL, "good", "chat", NULL, NULL, 400, "unsupported_subprotocol"},
 		{"another version", NULL, "good", "pinion.v2", NULL, NULL, 400, "unsupported_subprotocol"},
 		{"nearly ours", NULL, "good", "PINION.V1, pinion.v11, xpinion.v1", NULL, NULL, 400, "unsupported_subprotocol"},
 		{"a long list of others", NULL, "good",
-		 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-		 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-		 NULL, NULL, 400, "unsupported_subprotocol"},
+	         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+	         NULL, NULL, 400, "unsupported_subprotocol"},
 		{"same origin", NULL, "good", NULL, same_origin, NULL, 101, ""},
 		{"origin of another port", NULL, "good", NULL, other_port, NULL, 403, "origin_not_allowed"},
 		{"another origin", NULL, "good", NULL, "https://evil.example", NULL, 403, "origin_not_allowed"},
@@ -390,16 +395,26 @@ static void requests_that_are_no_upgrade_are_answered(void **state)
 		{"nowhere", "GET /nowhere", "", 404, 404, ""},
 		{"the admin's page", "GET /metrics", "", 404, 404, ""},
 		{"/ws without an upgrade", "GET /ws", "", 400, 426, ""},
-		{"version 12", "GET /ws", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 12\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", 400, 426, ""},
-		{"no version", "GET /ws", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", 400, 426, ""},
-		{"a key that is none", "GET /ws", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n", 400, 400, ""},
-		{"the upgrade elsewhere", "GET /elsewhere", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", 404, 404, ""},
-		{"POST to /ws", "POST /ws", "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nContent-Length: 0\r\n", 400, 405, ""},
+		{"version 12", "GET /ws",
+	         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 12\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+	         400, 426, ""},
+		{"no version", "GET /ws",
+	         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", 400, 426, ""},
+		{"a key that is none", "GET /ws",
+	         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n", 400,
+	         400, ""},
+		{"the upgrade elsewhere", "GET /elsewhere",
+	         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+	         404, 404, ""},
+		{"POST to /ws", "POST /ws",
+	         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nContent-Length: 0\r\n",
+	         400, 405, ""},
 	};
 	for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
 		struct http_response r = {0};
-		char code[64], *request = text_format("%s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s%s%s%s\r\n", rows[i].line, rows[i].headers,
-		                                      i ? "Authorization: Bearer " : "", i ? token : "", i ? "\r\n" : "");
+		char code[64],
+			*request = text_format("%s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s%s%s%s\r\n", rows[i].line, rows[i].headers,
+		                               i ? "Authorization: Bearer " : "", i ? token : "", i ? "\r\n" : "");
 		http_raw(cluster_port(c, 0), request, strlen(request), &r, 10000);
 		http_problem_code(&r, code, sizeof code);
 		if (r.status < rows[i].low || r.status > rows[i].high || (rows[i].code[0] && strcmp(code, rows[i].code) != 0))

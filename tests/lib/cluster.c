@@ -65,7 +65,8 @@ static unsigned ready_ms(const struct cluster *c)
 static void wait_ready(struct cluster *c, struct node *node)
 {
 	if (!cluster_wait_ready(node, ready_ms(c)))
-		fail_msg("%s is not ready (its process has %s)", node->process.name, process_has_ended(&node->process) ? "ended" : "not ended");
+		fail_msg("%s is not ready (its process has %s)", node->process.name,
+		         process_has_ended(&node->process) ? "ended" : "not ended");
 }
 
 static void worker_urls(const struct cluster *c, struct blob *out)
@@ -195,8 +196,7 @@ unsigned cluster_ready_workers(const struct cluster *c, unsigned gateway)
 	json_t *state = node_state(&c->gateways[gateway]), *workers = json_object_get(state, "workers"), *w;
 	unsigned n = 0;
 	size_t i;
-	json_array_foreach(workers, i, w)
-		n += json_is_true(json_object_get(w, "ready"));
+	json_array_foreach(workers, i, w) n += json_is_true(json_object_get(w, "ready"));
 	json_decref(state);
 	return n;
 }
@@ -208,7 +208,8 @@ void cluster_wait_workers(struct cluster *c, unsigned gateway, unsigned workers)
 	wait_ready(c, node);
 	while (cluster_ready_workers(c, gateway) < workers) {
 		if (clock_ms() >= deadline)
-			fail_msg("%s sees %u of %u workers as ready", node->process.name, cluster_ready_workers(c, gateway), workers);
+			fail_msg("%s sees %u of %u workers as ready", node->process.name, cluster_ready_workers(c, gateway),
+			         workers);
 		pause_ms(10);
 	}
 }
@@ -297,8 +298,8 @@ static void print_tail(const struct node *node)
 /* What a log must never say. */
 static bool log_is_clean(const struct node *node, char *why, size_t n)
 {
-	static const char *const bad[] = {"AddressSanitizer", "runtime error:", "ThreadSanitizer", "LeakSanitizer",
-	                                  "Assertion `", "panic:"};
+	static const char *const bad[] = {"AddressSanitizer", "runtime error:", "ThreadSanitizer",
+	                                  "LeakSanitizer",    "Assertion `",    "panic:"};
 	char *text = read_whole_file(node->process.log);
 	bool clean = true;
 	for (size_t i = 0; text && clean && i < sizeof bad / sizeof *bad; i++) {
@@ -356,7 +357,8 @@ static void check_sockets(const struct cluster *c, char *why, size_t n)
 static void check_scratch(const struct cluster *c, char *why, size_t n)
 {
 	for (unsigned i = 0; i < c->args.workers; i++) {
-		char *command = text_format("find %s/state-%u/runs -mindepth 1 -maxdepth 1 2>/dev/null | head -1 | grep -q .", c->dir, i);
+		char *command = text_format("find %s/state-%u/runs -mindepth 1 -maxdepth 1 2>/dev/null | head -1 | grep -q .",
+		                            c->dir, i);
 		if (!c->workers[i].killed && system(command) == 0)
 			snprintf(why, n, "worker-%u left scratch directories", i);
 		free(command);

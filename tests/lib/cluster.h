@@ -17,16 +17,16 @@
 enum { CLUSTER_MAX = 8 };
 
 struct cluster_args {
-	unsigned gateways, workers; /* a test may start more later, up to CLUSTER_MAX */
+	unsigned gateways, workers;      /* a test may start more later, up to CLUSTER_MAX */
 	const char *const *gateway_args; /* further flags, NULL-terminated; or NULL */
 	const char *const *worker_args;
 	const char *const *wrap_gateways; /* words before the program's path (valgrind …); or NULL */
 	const char *const *wrap_workers;
 	const char *gateway_program, *worker_program; /* NULL: the real ones */
-	const char *agents;              /* text of the agents file; NULL: none */
-	bool own_pid_namespaces;         /* each worker in its own */
-	bool workers_may_die;            /* the test ends workers its own way: their exit status is not judged */
-	unsigned ready_ms;               /* 0: 20000 */
+	const char *agents;                           /* text of the agents file; NULL: none */
+	bool own_pid_namespaces;                      /* each worker in its own */
+	bool workers_may_die;                         /* the test ends workers its own way: their exit status is not judged */
+	unsigned ready_ms;                            /* 0: 20000 */
 };
 
 struct node {
@@ -50,7 +50,7 @@ void cluster_stop(struct cluster *cluster);
 /* Starts node i (again), and waits for its /readyz where wait is true. */
 void cluster_start_gateway(struct cluster *cluster, unsigned i, bool wait);
 void cluster_start_worker(struct cluster *cluster, unsigned i, bool wait);
-void cluster_kill(struct node *node);            /* SIGKILL; returns when it is gone */
+void cluster_kill(struct node *node); /* SIGKILL; returns when it is gone */
 void cluster_signal(const struct cluster *cluster, const struct node *node, int signal);
 /* SIGTERM; true when it has ended with status 0. */
 bool cluster_drain(const struct cluster *cluster, struct node *node, unsigned timeout_ms);

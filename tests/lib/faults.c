@@ -48,8 +48,8 @@ static void held_free(struct held *h)
 
 static void tell(const char *what, const struct fault_counts *c)
 {
-	fprintf(stderr, " %s %llu lost %llu doubled %llu late %llu", what, (unsigned long long)c->all, (unsigned long long)c->lost,
-	        (unsigned long long)c->doubled, (unsigned long long)c->late);
+	fprintf(stderr, " %s %llu lost %llu doubled %llu late %llu", what, (unsigned long long)c->all,
+	        (unsigned long long)c->lost, (unsigned long long)c->doubled, (unsigned long long)c->late);
 }
 
 void faults_finish(struct faults *f, const char *who)
@@ -108,7 +108,7 @@ void faults_hold(struct faults *f, uint32_t delay_ms, void *ctx, uint64_t number
 void faults_forget(struct faults *f, void *ctx, void (*gone)(void *ctx, uint64_t number))
 {
 	struct held *h, *tmp;
-	DL_FOREACH_SAFE(f->held, h, tmp) {
+	DL_FOREACH_SAFE (f->held, h, tmp) {
 		if (h->ctx != ctx)
 			continue;
 		uint64_t number = h->number;

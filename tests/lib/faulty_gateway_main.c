@@ -209,7 +209,7 @@ static void wrapper_destroy(struct worker_transport *t)
 	struct wrapper *w = (struct wrapper *)t;
 	struct worker_link *l, *next;
 	w->inner->ops->destroy(w->inner); /* completes all that is in flight */
-	DL_FOREACH_SAFE(w->links, l, next)
+	DL_FOREACH_SAFE (w->links, l, next)
 		link_sweep(l);
 	faults_finish(&w->faults, "gateway");
 	free(w);

@@ -215,7 +215,9 @@ void http_conn_read(struct http_conn *c, struct http_response *r, bool no_body, 
 			return;
 		}
 		if (used < 0 || more <= 0) {
-			const char *why = used < 0 ? "not an HTTP response" : more < 0 ? "no response in time" : "closed without a response";
+			const char *why = used < 0   ? "not an HTTP response"
+			                  : more < 0 ? "no response in time"
+			                             : "closed without a response";
 			conn_close(c);
 			http_response_finish(r);
 			snprintf(r->trouble, sizeof r->trouble, "%s", why);

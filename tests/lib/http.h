@@ -13,7 +13,7 @@ struct http_response {
 	int status;       /* 0: none came, `trouble` says why */
 	struct blob head; /* status line and headers */
 	struct blob body;
-	bool keeps;       /* the connection can be used again */
+	bool keeps; /* the connection can be used again */
 	char trouble[96];
 };
 

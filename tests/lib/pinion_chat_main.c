@@ -85,7 +85,8 @@ int main(int argc, char **argv)
 			return complain("unknown option", argv[i]);
 	}
 	if (argc % 2 == 0 || !args.port || !key || !args.user)
-		return complain("usage", "--port P --key FILE --user ID [--say TEXT]… [--script STEPS]… [--from SEQ] [--agent NAME]");
+		return complain("usage",
+		                "--port P --key FILE --user ID [--say TEXT]… [--script STEPS]… [--from SEQ] [--agent NAME]");
 	char *token = make_token(key, args.user);
 	if (!token)
 		return complain("can't read the key", key);
@@ -94,7 +95,8 @@ int main(int argc, char **argv)
 	struct chat *chat = chat_open(loop, &args);
 	if (!chat_wait_welcome(chat, WAIT_MS))
 		complain("no welcome", chat->ws->response.body.p ? chat->ws->response.body.p : chat->ws->close_reason);
-	else if (args.resume && !chat_wait_seq(chat, (uint64_t)json_integer_value(json_object_get(chat->welcome, "last_seq")), WAIT_MS))
+	else if (args.resume &&
+	         !chat_wait_seq(chat, (uint64_t)json_integer_value(json_object_get(chat->welcome, "last_seq")), WAIT_MS))
 		complain("resume", "not all came");
 	else
 		status = run_all(chat, argc, argv, agent);

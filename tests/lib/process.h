@@ -14,9 +14,9 @@
 
 struct process {
 	char name[32];
-	pid_t pid;      /* 0: not running */
-	int status;     /* of wait, of its last end */
-	char log[128];  /* path; output is appended */
+	pid_t pid;     /* 0: not running */
+	int status;    /* of wait, of its last end */
+	char log[128]; /* path; output is appended */
 };
 
 void processes_adopt(void);

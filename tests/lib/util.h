@@ -33,9 +33,9 @@ struct random {
 };
 uint64_t random_next(struct random *r);
 uint64_t random_below(struct random *r, uint64_t n); /* 0 … n-1 */
-uint64_t random_seed(void); /* PINION_TEST_SEED, or a new one; printed once */
+uint64_t random_seed(void);                          /* PINION_TEST_SEED, or a new one; printed once */
 
-bool text_is_utf8(const char *p, size_t n); /* RFC 3629 */
+bool text_is_utf8(const char *p, size_t n);  /* RFC 3629 */
 uint64_t text_hash(const void *p, size_t n); /* FNV-1a, 64 bits */
 
 /* The value at fraction q (0 … 1) of n values, which are sorted in place. n > 0. */

@@ -41,13 +41,32 @@ static void leak(struct client *client, const char *what, const char *detail)
 	stage_blame(client->stage, "LEAK: %s was sent %s of another: %.60s", client->person->user, what, detail);
 }
 
+/* Whose mark begins there; NULL: nobody's, so that it was bent or cut under way. */
+static const struct person *owner_of(const struct stage *stage, const char *mark)
+{
+	const struct person *person;
+	LL_FOREACH (stage->people, person)
+		if (!strncmp(mark, person->mark, strlen(person->mark)))
+			break;
+	return person;
+}
+
+static void check_mark(struct client *client, const char *mark)
+{
+	const struct person *owner = owner_of(client->stage, mark);
+	if (owner && owner != client->person)
+		leak(client, "the mark", mark);
+	else if (!owner)
+		stage_blame(client->stage, "%s was sent a mark that is nobody's: %.24s", client->person->user, mark);
+}
+
 static void check_marks(struct client *client, const char *text, size_t n)
 {
 	const char *end = text + n;
 	size_t own = strlen(client->person->mark);
 	for (const char *at = text; (at = memmem(at, (size_t)(end - at), "mark-", 5)); at++)
 		if ((size_t)(end - at) < own || memcmp(at, client->person->mark, own) != 0)
-			leak(client, "the mark", at);
+			check_mark(client, at);
 }
 
 /* Runs and threads are the first one's who is told of them. */
