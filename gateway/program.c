@@ -1,6 +1,7 @@
 /* program.c - pinion-gateway: configuration, parts in their order, run, drain, close. */
 #include "gateway/program.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #define DESCRIPTORS_MAX 1000000
 #define DESCRIPTORS_KEPT 512 /* not for clients: links, the admin port, files, refusals */
 #define CONNECTIONS_MIN 64
+#define LARGE_BLOCK_BYTES (512 << 10)
 #define COMMAND_TIMEOUT_MS 10000
 #define DRAIN_PER_SESSION_MS 2 /* reconnects come at 500 a second at most */
 
@@ -287,6 +289,8 @@ static void run(struct program *program, const struct gateway_hooks *hooks)
 {
 	struct err_info info = {0};
 
+	/* given back to the kernel when freed; left to itself, malloc takes to keeping the size of the largest text ever held */
+	(void)mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
 	uv_loop_init(&program->uv);
 	loop_uv_init(&program->loop, &program->uv);
 	program->deadline.fn = on_deadline;

@@ -73,7 +73,9 @@ struct worker_link {
 	void *ctx;
 	nng_socket socket;
 	bool up, closing;
-	uint32_t pipe, lost_pipe;                /* ids; a pipe's end can be told before its beginning */
+	pthread_mutex_t gate;     /* between NNG's threads and the closing: NNG 1.5.2 panics when a context is used meanwhile */
+	bool is_shut;             /* under the gate */
+	uint32_t pipe, lost_pipe; /* ids; a pipe's end can be told before its beginning */
 	struct call *waiting, *flying, *refused; /* for a flight; in one; for their timer only */
 	struct flight *busy, *idle;
 	size_t n_waiting, n_flights, n_idle;
@@ -120,6 +122,22 @@ static struct loop *loop_of(struct worker_link *link)
 
 static void on_flight_letter(struct letter *letter);
 
+/* NNG's thread. False: the socket is closing. */
+static bool flight_receive(struct flight *flight)
+{
+	struct worker_link *link = flight->link;
+	bool is_open;
+
+	pthread_mutex_lock(&link->gate);
+	is_open = !link->is_shut;
+	if (is_open)
+		nng_ctx_recv(flight->ctx, flight->aio);
+	pthread_mutex_unlock(&link->gate);
+	if (is_open && atomic_load(&flight->cancelled))
+		nng_aio_cancel(flight->aio);
+	return is_open;
+}
+
 /* NNG's thread. */
 static void on_flight_aio(void *arg)
 {
@@ -129,10 +147,9 @@ static void on_flight_aio(void *arg)
 	flight->result = nng_aio_result(flight->aio);
 	if (!flight->sent && flight->result == 0) {
 		flight->sent = true;
-		nng_ctx_recv(flight->ctx, flight->aio);
-		if (atomic_load(&flight->cancelled))
-			nng_aio_cancel(flight->aio);
-		return;
+		if (flight_receive(flight))
+			return;
+		flight->result = NNG_ECLOSED;
 	}
 	if (flight->result == 0) {
 		flight->message = nng_aio_get_msg(flight->aio);
@@ -433,8 +450,10 @@ static enum err link_open(struct worker_transport *base, const char *url, const 
 	link->transport = transport;
 	link->events = events;
 	link->ctx = ctx;
+	pthread_mutex_init(&link->gate, NULL);
 	err = link_connect(link, url, info);
 	if (err) {
+		pthread_mutex_destroy(&link->gate);
 		free(link);
 		return err;
 	}
@@ -459,6 +478,7 @@ static void on_last_letter(struct letter *letter)
 	DL_FOREACH_SAFE (link->idle, flight, next) {
 		flight_free(flight);
 	}
+	pthread_mutex_destroy(&link->gate);
 	free(link);
 }
 
@@ -483,6 +503,9 @@ static void link_close(struct worker_link *link)
 	calls_stop_timers(link, link->waiting);
 	calls_stop_timers(link, link->flying);
 	calls_stop_timers(link, link->refused);
+	pthread_mutex_lock(&link->gate);
+	link->is_shut = true;
+	pthread_mutex_unlock(&link->gate);
 	nng_pipe_notify(link->socket, NNG_PIPE_EV_ADD_POST, NULL, NULL); /* should closing be given up */
 	nng_pipe_notify(link->socket, NNG_PIPE_EV_REM_POST, NULL, NULL);
 	if (!link_socket_close(link->socket))

@@ -13,6 +13,7 @@
 /* its protocols need it first */
 #include <nng/protocol/pubsub0/pub.h>
 #include <nng/protocol/reqrep0/rep.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "common/link_nng.h"
@@ -50,7 +51,9 @@ struct nng_transport {
 	struct link_tls tls; /* copied paths, for link_url_check */
 	struct link_tls_pem pem;
 	bool insecure;
-	bool closing; /* no more callbacks */
+	bool closing;         /* no more callbacks */
+	pthread_mutex_t gate; /* between NNG's threads and the closing: NNG 1.5.2 panics when a context is used meanwhile */
+	bool is_shut;         /* under the gate */
 	nng_socket rep;
 	struct context *contexts;
 	size_t n_contexts;
@@ -66,9 +69,14 @@ static struct nng_transport *of(struct gateway_transport *base)
 
 static void context_receive(struct context *context)
 {
+	struct nng_transport *transport = context->transport;
+
 	context->state = ROUND_RECEIVING;
 	nng_aio_set_timeout(context->aio, NNG_DURATION_INFINITE);
-	nng_ctx_recv(context->ctx, context->aio);
+	pthread_mutex_lock(&transport->gate);
+	if (!transport->is_shut)
+		nng_ctx_recv(context->ctx, context->aio);
+	pthread_mutex_unlock(&transport->gate);
 }
 
 static void on_request_letter(struct letter *letter)
@@ -220,6 +228,7 @@ static void contexts_free(struct nng_transport *transport)
 
 static void transport_free(struct nng_transport *transport)
 {
+	pthread_mutex_destroy(&transport->gate);
 	free((char *)(uintptr_t)transport->tls.ca_file);
 	free((char *)(uintptr_t)transport->tls.cert_file);
 	free((char *)(uintptr_t)transport->tls.key_file);
@@ -234,6 +243,9 @@ static void transport_destroy(struct gateway_transport *base)
 	while (transport->pubs)
 		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the one freed has left the list */
 		pub_close(transport->pubs);
+	pthread_mutex_lock(&transport->gate);
+	transport->is_shut = true;
+	pthread_mutex_unlock(&transport->gate);
 	if (!link_socket_close(transport->rep))
 		log_warn("link", "close_given_up", "what", "requests", NULL);
 	for (size_t i = 0; i < transport->n_contexts; i++)
@@ -305,6 +317,7 @@ enum err gateway_transport_nng_create(struct loop_uv *loop, const char *url, con
 	transport->base.ops = &nng_ops;
 	transport->loop = loop;
 	transport->insecure = insecure;
+	pthread_mutex_init(&transport->gate, NULL);
 	if (tls)
 		transport->tls = (struct link_tls){copy_path(tls->ca_file), copy_path(tls->cert_file), copy_path(tls->key_file)};
 	if (contexts < 1)

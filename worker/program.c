@@ -6,6 +6,7 @@
 #include "worker/program.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -22,6 +23,7 @@
 #include "worker/core.h"
 
 enum {
+	LARGE_BLOCK_BYTES = 512 << 10, /* smaller ones are too many: the page faults would cost more than the memory */
 	EXIT_FENCED = 3,
 	DESCRIPTORS_MAX = 1000000,
 	CONTEXTS = 2048, /* requests of gateways under way */
@@ -409,6 +411,8 @@ static void run(struct program *program, const struct worker_hooks *hooks)
 {
 	struct err_info info = {0};
 
+	/* given back to the kernel when freed; left to itself, malloc takes to keeping the size of the largest text ever held */
+	(void)mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES);
 	uv_loop_init(&program->uv);
 	loop_uv_init(&program->loop, &program->uv);
 	watch_signals(program);

@@ -224,6 +224,22 @@ static void item_of_a_higher_epoch_attaches_anew(void **state)
 	assert_int_equal(c->events, 1);
 }
 
+/* The worker that was overtaken has not noticed, and would take the user's tabs in again. */
+static void owner_of_a_lower_epoch_is_not_gone_back_to(void **state)
+{
+	struct conn *c = c_open(0);
+	w_run(2000);
+	w_commit(alice(), "tick", "", NULL, NULL);
+	publish_event(1, alice()->epoch + 1);
+	w_run(200);
+	w_commit(alice(), "tick", "", NULL, NULL);
+	w_run(200);
+	assert_int_equal(c->events, 1);
+	alice()->epoch++;
+	w_run(2000);
+	assert_int_equal(c->events, 2);
+}
+
 static void head_makes_the_gateway_ask(void **state)
 {
 	struct conn *c = c_open(0);
@@ -1277,6 +1293,7 @@ int main(void)
 		TEST(doubled_and_reordered_events_come_once_in_order),
 		TEST(item_of_a_lower_epoch_is_dropped),
 		TEST(item_of_a_higher_epoch_attaches_anew),
+		TEST(owner_of_a_lower_epoch_is_not_gone_back_to),
 		TEST(head_makes_the_gateway_ask),
 		TEST(head_of_nothing_is_asked_once),
 		TEST(publication_that_is_garbage_is_dropped),
