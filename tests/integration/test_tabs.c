@@ -113,40 +113,50 @@ static void one_beyond_the_cap_is_refused(void **state)
 	cluster_passed(c);
 }
 
-/* Eight runs are active, sixty-four wait, what comes on top is refused; all that were accepted run. The messages are sent in
- * two parts, because a connection may have no more than 64 requests unanswered. */
+enum { WAVE = 40, WAVES = 2 }; /* a session takes 64 commands ahead */
+
+struct started {
+	char runs[WAVES * WAVE][40];
+	unsigned accepted, refused;
+};
+
+static void start_wave(struct chat *chat, struct started *started)
+{
+	char ids[WAVE][32];
+	for (unsigned i = 0; i < WAVE; i++)
+		snprintf(ids[i], sizeof ids[i], "%s",
+		         chat_send(chat, chat_run_message(chat_script("[{\"sleep_ms\":1500}]"), "script", NULL)));
+	for (unsigned i = 0; i < WAVE; i++) {
+		json_t *answer = chat_wait_answer(chat, ids[i], 20000);
+		if (!chat_code(answer)[0])
+			snprintf(started->runs[started->accepted++], 40, "%s", chat_text_of(answer, "run_id"));
+		else if (!strcmp(chat_code(answer), "queue_full"))
+			started->refused++;
+		else
+			fail_msg("answered by %s", chat_code(answer));
+	}
+}
+
+/* Eight runs are active, sixty-four wait, one more is refused; all that were accepted run. */
 static void caps_of_runs_hold(void **state)
 {
 	struct cluster *c = *state;
 	struct chat *chat = chat_enter_as(c->loop, cluster_port(c, 0), USER);
-	char ids[80][32], runs[80][40];
-	unsigned accepted = 0, refused = 0;
-	for (unsigned part = 0; part < 2; part++) {
-		for (unsigned i = part * 40; i < part * 40 + 40; i++)
-			snprintf(ids[i], sizeof ids[i], "%s",
-			         chat_send(chat, chat_run_message(chat_script("[{\"sleep_ms\":1500}]"), "script", NULL)));
-		for (unsigned i = part * 40; i < part * 40 + 40; i++) {
-			json_t *answer = chat_wait_answer(chat, ids[i], 20000);
-			if (!chat_code(answer)[0])
-				snprintf(runs[accepted++], 40, "%s", chat_text_of(answer, "run_id"));
-			else if (!strcmp(chat_code(answer), "queue_full"))
-				refused++;
-			else
-				fail_msg("answered by %s", chat_code(answer));
-		}
-	}
+	struct started started = {0};
+	for (unsigned i = 0; i < WAVES; i++)
+		start_wave(chat, &started);
 	json_t *list = chat_call(chat, json_pack("{s:s,s:i}", "type", "run.list", "limit", 100)), *run;
 	unsigned active = 0;
 	size_t at;
 	json_array_foreach(json_object_get(list, "runs"), at, run) active += !strcmp(chat_text_of(run, "status"), "active");
-	print_message("%u accepted, %u refused, %u active at once\n", accepted, refused, active);
-	assert_in_range(accepted, 72, 80); /* none of them has ended yet, or few */
+	print_message("%u accepted, %u refused, %u active at once\n", started.accepted, started.refused, active);
+	assert_in_range(started.accepted, 72, 80); /* none of them has ended yet, or few */
 	assert_true(active <= 8);
-	for (unsigned i = 0; i < accepted; i++)
+	for (unsigned i = 0; i < started.accepted; i++)
 		if (i >= 16) /* enough have really run: the rest is cancelled, waiting or active */
-			chat_send(chat, json_pack("{s:s,s:s}", "type", "run.cancel", "run_id", runs[i]));
-	for (unsigned i = 0; i < accepted; i++)
-		assert_non_null(chat_wait_end(chat, runs[i], 40000));
+			chat_send(chat, json_pack("{s:s,s:s}", "type", "run.cancel", "run_id", started.runs[i]));
+	for (unsigned i = 0; i < started.accepted; i++)
+		assert_non_null(chat_wait_end(chat, started.runs[i], 40000));
 	chat_check(chat);
 	chat_free(chat);
 	cluster_passed(c);
