@@ -527,7 +527,7 @@ static void too_much_cpu_ends_by_sigxcpu(void **state)
 	struct agent_limits limits = {.cpu_seconds = 1};
 	struct watched w = {0};
 
-	begin(&w, *state, AGENT_SCRIPT, "{\"steps\":[{\"spin_ms\":20000}]}", &limits, NULL, 0);
+	begin(&w, *state, AGENT_SCRIPT, "{\"steps\":[{\"spin_ms\":50000}]}", &limits, NULL, 0);
 	run_until(*state, w.ended);
 	assert_int_equal(w.exit.signal, SIGXCPU);
 	assert_in_range(w.exit.cpu_ms, 500, 2500); /* accounted by ticks */
